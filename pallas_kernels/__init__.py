@@ -1,0 +1,7 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Operators of linear-time sequence models as pure functions of arrays."""
+
+from pallas_kernels.delta_rule.api import DeltaRuleOutput as DeltaRuleOutput
+from pallas_kernels.delta_rule.api import delta_rule as delta_rule
+from pallas_kernels.delta_rule.step import delta_rule_step as delta_rule_step

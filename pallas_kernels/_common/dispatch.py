@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The only copy of "which implementation runs": names, order of preference, reasons, one log line.
+
+An operator lists its implementations; this file picks one. It knows nothing of any operator.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+logger = logging.getLogger("pallas_kernels")
+_announced: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute an operator.
+
+    Attributes:
+        name: what users pass as `implementation=`.
+        run: the function; all implementations of an operator share its signature.
+        unsupported: called with `run`'s arguments; returns why they cannot run here, or None.
+    """
+
+    name: str
+    run: Callable
+    unsupported: Callable[..., str | None]
+
+
+def choose(
+    operator: str, implementations: Sequence[Implementation], requested: str | None, *args, **kwargs
+) -> Implementation:
+    """Picks the implementation of `operator` that will run on these arguments.
+
+    Args:
+        operator: the operator's name, for messages.
+        implementations: in order of preference.
+        requested: a name, or None for the first that can run. A choice made by None is logged at
+            INFO once per process, with the reasons against the ones preferred to it.
+        *args, **kwargs: what the implementation will be called with.
+    Raises:
+        ValueError: `requested` is no implementation of this operator.
+        NotImplementedError: the requested one (or, with None, every one) cannot run here.
+    """
+    if requested is not None:
+        by_name = {i.name: i for i in implementations}
+        if requested not in by_name:
+            raise ValueError(
+                f"implementation: wanted one of {tuple(by_name)} or None, got {requested!r}"
+            )
+        reason = by_name[requested].unsupported(*args, **kwargs)
+        if reason is not None:
+            raise NotImplementedError(f"{operator}(implementation={requested!r}): {reason}")
+        return by_name[requested]
+
+    reasons = []
+    for candidate in implementations:
+        reason = candidate.unsupported(*args, **kwargs)
+        if reason is None:
+            if (operator, candidate.name) not in _announced:
+                _announced.add((operator, candidate.name))
+                because = "".join(f"; not {r}" for r in reasons)
+                logger.info("%s: using implementation %r%s", operator, candidate.name, because)
+            return candidate
+        reasons.append(f"{candidate.name!r} ({reason})")
+    raise NotImplementedError(f"{operator}: no implementation can run here: {'; '.join(reasons)}")

@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""One token of the delta rule, for decoding with a carried state."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pallas_kernels._common import checks
+from pallas_kernels._common.precision import state_dtype
+
+
+def delta_rule_step(
+    state: Float[Array, "B H K V"],
+    q: Float[Array, "B H K"],
+    k: Float[Array, "B H K"],
+    v: Float[Array, "B H V"],
+    beta: Float[Array, "B H"],
+    *,
+    scale: float | None = None,
+) -> tuple[Float[Array, "B H V"], Float[Array, "B H K V"]]:
+    """Writes one token into the state and reads it (README.md eq. 1).
+
+    Args:
+        state: [B, H, K, V], float32 (float64 for float64 inputs): what `delta_rule` returned as
+            `final_state`, or zeros.
+        q, k: query and key, [B, H, K]; k is expected to have unit L2 norm, not normalised here.
+        v: value, [B, H, V]. q, k, v, beta share one of float32, bfloat16, float16, float64.
+        beta: write strength, [B, H], in [0, 1] (up to 2 with negative eigenvalues).
+        scale: factor on the read-out; K**-0.5 by default.
+    Returns:
+        (output [B, H, V] in v.dtype, the new state).
+    Raises:
+        ValueError, TypeError: a shape or dtype is not as above; names the argument.
+    Cost: 6 K V FLOP and two passes over the state per head.
+    Source: Yang et al. 2024, arXiv:2406.06484, section 2.2.
+    """
+    checks.check_rank("q", q, "B H K")
+    checks.check_rank("v", v, "B H V")
+    sizes = dict(zip("BHK", q.shape, strict=True)) | {"V": v.shape[-1]}
+    checks.check_float_dtype("q", q)
+    for name, x, axes in (("k", k, "B H K"), ("v", v, "B H V"), ("beta", beta, "B H")):
+        checks.check_shape(name, x, axes, sizes)
+        checks.check_same_dtype(name, x, "q", q)
+    checks.check_shape("state", state, "B H K V", sizes)
+    dtype = state_dtype(q.dtype)
+    checks.check_dtype("state", state, dtype)
+
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v_BHV, beta = (x.astype(dtype) for x in (q, k, v, beta))
+    held_BHV = jnp.einsum("bhk,bhkv->bhv", k, state, precision="highest")
+    update_BHV = beta[..., None] * (v_BHV - held_BHV)
+    state = state + k[..., :, None] * update_BHV[..., None, :]
+    read_BHV = jnp.einsum("bhk,bhkv->bhv", q, state, precision="highest")
+    return (scale * read_BHV).astype(v.dtype), state
