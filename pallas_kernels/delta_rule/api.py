@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import checks, dispatch
 from pallas_kernels._common.precision import state_dtype
+from pallas_kernels._common.segments import number_segments
 from pallas_kernels.delta_rule.reference import delta_rule_reference
 from pallas_kernels.delta_rule.vjp import delta_rule_chunked
 
@@ -109,7 +110,7 @@ def delta_rule(
     if segment_ids is not None:
         checks.check_shape("segment_ids", segment_ids, "B T", sizes)
         checks.check_integer_dtype("segment_ids", segment_ids)
-        segments = _number_segments(segment_ids)
+        segments = number_segments(segment_ids)
     checks.check_choice("chunk_size", chunk_size, CHUNK_SIZES)
     scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
 
@@ -117,14 +118,6 @@ def delta_rule(
     options = {"scale": scale, "chunk_size": chunk_size}
     chosen = dispatch.choose("delta_rule", IMPLEMENTATIONS, implementation, *args, **options)
     return DeltaRuleOutput(*_jitted(chosen.run, **options)(*args))
-
-
-def _number_segments(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Numbers each row's runs of equal ids 0, 1, 2, ..., so an id may come back later in a row."""
-    changes = segment_ids[:, 1:] != segment_ids[:, :-1]
-    return jnp.cumsum(jnp.pad(changes, ((0, 0), (1, 0))), axis=1, dtype=jnp.int32)[
-        :, : segment_ids.shape[1]
-    ]
 
 
 @functools.cache
