@@ -56,7 +56,7 @@ class MeshConfig(Config):
             size = getattr(self, name)
             if size < 1 and not (name == "data" and size == -1):
                 allowed = "at least 1 or -1" if name == "data" else "at least 1"
-                raise ValueError(f"mesh.{name}: wanted {allowed}, got {size}")
+                raise ValueError(f"mesh_{name}: wanted {allowed}, got {size}")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -66,7 +66,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     data = len(devices) // rest if config.data == -1 else config.data
     if data * rest != len(devices):
         raise ValueError(
-            f"mesh: wanted data * fsdp * tensor = {len(devices)} devices, got "
+            f"mesh_data: wanted mesh_data * mesh_fsdp * mesh_tensor = {len(devices)} devices, got "
             f"{config.data} * {config.fsdp} * {config.tensor}"
         )
     sizes = (data, config.fsdp, config.tensor)
@@ -93,7 +93,7 @@ def weight_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     for size, axis, what in zip(shape, axes, logical, strict=True):
         if axis is not None and size % mesh.shape[axis]:
             raise ValueError(
-                f"mesh.{axis}: wanted a divisor of {what} = {size} of weight {name!r}, "
+                f"mesh_{axis}: wanted a divisor of {what} = {size} of weight {name!r}, "
                 f"got {mesh.shape[axis]}"
             )
     return P(*axes)
@@ -113,5 +113,5 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % ways:
         raise ValueError(
-            f"batch_size: wanted a multiple of mesh data * fsdp = {ways}, got {batch_size}"
+            f"batch_size: wanted a multiple of mesh_data * mesh_fsdp = {ways}, got {batch_size}"
         )

@@ -9,12 +9,10 @@ import functools
 import json
 import logging
 import math
-import platform
 import time
 from pathlib import Path
 
 import jax
-import jaxlib
 
 from deltanet_jax import sharding
 from deltanet_jax.model import ModelConfig
@@ -32,6 +30,7 @@ from deltanet_jax.train.step import (
     train_step,
 )
 from deltanet_jax.train.task import Task
+from pallas_kernels._common.timing import machine_info
 
 logger = logging.getLogger("deltanet_jax")
 
@@ -205,16 +204,7 @@ def _write_record(workdir: Path, record: dict) -> None:
     else:
         workdir.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    device = jax.devices()[0]
-    machine = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "devices": [device.device_kind, jax.device_count()],
-        "processes": jax.process_count(),
-    }
-    (workdir / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
+    (workdir / "machine.json").write_text(json.dumps(machine_info(), indent=2) + "\n")
 
 
 def _differences(old, new, where: str = "") -> list[str]:
