@@ -11,7 +11,6 @@ from typing import Any
 
 from absl import flags
 
-from deltanet_jax.config import Config
 from deltanet_jax.mixers.base import MixerConfig
 from deltanet_jax.mixers.registry import MIXERS
 from deltanet_jax.model import ModelConfig
@@ -129,6 +128,11 @@ def define_sample_flags() -> None:
     flags.DEFINE_integer("sample_seed", 0, "seed of sampling", lower_bound=0)
 
 
+def define_demo_flags() -> None:
+    """The flags of experiments.demo."""
+    flags.DEFINE_string("output_dir", "runs/demo", "folder of the demonstrations")
+
+
 def define_compare_flags() -> None:
     """The flags of experiments.compare."""
     flags.DEFINE_string("output_dir", "runs/compare", "where table, picture and record go")
@@ -204,15 +208,3 @@ def explain(error: ValueError) -> str:
     text = str(error)
     name = text.split(":", 1)[0]
     return f"--{text}" if name in flags.FLAGS else text
-
-
-__all__ = [
-    "GROUPS",
-    "Config",
-    "define_compare_flags",
-    "define_run_flags",
-    "define_sample_flags",
-    "define_workdir",
-    "explain",
-    "run_config_from_flags",
-]

@@ -16,12 +16,12 @@ from experiments.tasks.mqar.task import MQARConfig
 
 
 def _mqar_small(mixer: MixerConfig) -> RunConfig:
-    """16 pairs in 64 tokens: as many pairs as half a head's size, so interference shows."""
-    task = MQARConfig(vocab_size=128, seq_len=64, num_kv_pairs=16, num_eval_examples=1000)
+    """8 pairs in 32 tokens, heads of size 16: enough pairs for an additive memory to blur."""
+    task = MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=8, num_eval_examples=1000)
     return RunConfig(
         model=ModelConfig(
             vocab_size=task.vocab_size,
-            d_model=64,
+            d_model=32,
             num_layers=2,
             layer_pattern=(mixer,),
             mlp_hidden_size=0,
@@ -30,9 +30,9 @@ def _mqar_small(mixer: MixerConfig) -> RunConfig:
         train=TrainConfig(
             num_steps=400,
             batch_size=64,
-            eval_every_steps=50,
+            eval_every_steps=25,
             checkpoint_every_steps=100,
-            optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=40, weight_decay=0.1),
+            optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=40, weight_decay=0.1),
         ),
     )
 
