@@ -16,7 +16,7 @@ class ShortConv(nnx.Module):
     Attributes:
         weight: [W, D]; weight[j] multiplies the input j tokens back.
 
-    The state is the last W - 1 inputs, [B, W - 1, D], zero where there were none or where they
+    The state is the last W - 1 inputs, [B, P, D] with P = W - 1, zero where there were none or where they
     belong to an earlier segment than the last token's.
     """
 
@@ -29,7 +29,7 @@ class ShortConv(nnx.Module):
             jax.random.uniform(rngs.params(), (width, size), param_dtype, -bound, bound)
         )
 
-    def init_state(self, batch_size: int) -> Float[Array, "B W-1 D"]:
+    def init_state(self, batch_size: int) -> Float[Array, "B P D"]:
         """No past."""
         return jnp.zeros((batch_size, self.width - 1, self.size), self.dtype)
 
@@ -38,8 +38,8 @@ class ShortConv(nnx.Module):
         x: Float[Array, "B T D"],
         *,
         segment_ids: Int[Array, "B T"] | None = None,
-        state: Float[Array, "B W-1 D"] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B W-1 D"]]:
+        state: Float[Array, "B P D"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B P D"]]:
         """Returns (y, the state after x). `state` continues the row's first segment."""
         batch_size, length, _ = x.shape
         past = self.width - 1

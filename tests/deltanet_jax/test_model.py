@@ -70,7 +70,7 @@ def test_the_recurrent_state_does_not_grow():
 def test_generate_is_greedy_at_temperature_0_and_repeatable_otherwise():
     model = small_model(*HYBRID, num_layers=3)
     prompt = random_tokens(length=5)
-    got = generate(model, prompt, 4, key=jax.random.key(0), temperature=0)
+    got = generate(model, prompt, 4, key=jax.random.key(0), temperature=0.0)
     tokens = prompt
     for _ in range(4):
         best = jnp.argmax(model(tokens)[0][:, -1], axis=-1)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from deltanet_jax.sharding import MeshConfig
 from deltanet_jax.train.checkpoint import Checkpoints
@@ -16,7 +17,7 @@ from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import evaluate, put_batch
 from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.metrics import read_metrics
-from deltanet_jax.train.step import sum_losses
+from deltanet_jax.train.step import model_graph, sum_losses
 from tests.helpers.models import MIXERS, small_config, small_task
 
 MODEL = small_config(MIXERS["delta_net"], embed_dropout=0.1, init_std=0.05)
@@ -229,17 +230,13 @@ def test_evaluation_does_not_depend_on_the_batch_size():
 
 
 def test_the_loss_is_the_weighted_mean_of_cross_entropies():
-    from deltanet_jax.train.step import model_graph
-
     trainer = Trainer(MODEL, CONFIG)
     weights = trainer.init().weights
-    batch = next(iter(small_task().make().train_dataset(8)))
+    batch = {k: jnp.asarray(v) for k, v in next(iter(small_task().make().train_dataset(8))).items()}
     sums = sum_losses(model_graph(MODEL), weights, batch)
-    from flax import nnx
-
-    logits, _ = nnx.merge(model_graph(MODEL), weights)(jnp.asarray(batch["inputs"]))
+    logits, _ = nnx.merge(model_graph(MODEL), weights)(batch["inputs"])
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
-    rows, places = np.nonzero(batch["weights"])
-    wanted = -log_p[rows, places, batch["targets"][rows, places]]
+    rows, places = np.nonzero(np.asarray(batch["weights"]))
+    wanted = -log_p[rows, places, np.asarray(batch["targets"])[rows, places]]
     assert float(sums.loss) == pytest.approx(wanted.sum(), rel=1e-5)
     assert float(sums.weight) == len(rows)
