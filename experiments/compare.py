@@ -21,6 +21,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from experiments.flags import define_compare_flags, explain
+from experiments.logs import quiet_logs
 from experiments.plots import save_speedup_plot
 from pallas_kernels import DeltaRuleOutput, delta_rule
 from pallas_kernels._common.timing import machine_info, time_call
@@ -90,6 +91,7 @@ def _integers(name: str, values: list[str]) -> list[int]:
 
 def main(argv: list[str]) -> None:
     del argv
+    quiet_logs()
     values = flags.FLAGS
     try:
         lengths = _integers("lengths", values.lengths)

@@ -26,6 +26,7 @@ from deltanet_jax.train.step import model_graph
 from deltanet_jax.train.task import eval_batches
 from experiments.evaluate import restore_weights
 from experiments.flags import define_demo_flags
+from experiments.logs import quiet_logs
 from experiments.plots import save_accuracy_plot
 from experiments.presets import PRESETS
 from experiments.run_config import RunConfig
@@ -69,6 +70,7 @@ def evaluate_in_new_process(workdir: Path) -> dict:
 
 def main(argv: list[str]) -> None:
     del argv
+    quiet_logs()
     start = time.perf_counter()
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     directory = Path(flags.FLAGS.output_dir) / now

@@ -22,6 +22,7 @@ from deltanet_jax.train.evaluate import evaluate
 from deltanet_jax.train.loop import Trainer
 from deltanet_jax.train.step import model_graph
 from experiments.flags import define_sample_flags, define_workdir, explain
+from experiments.logs import quiet_logs
 from experiments.run_config import RunConfig, read_run_config
 from experiments.tasks.language_modeling.data import DOCUMENT_START
 
@@ -81,6 +82,7 @@ def print_sample(config: RunConfig, weights: dict, values: flags.FlagValues) -> 
 
 def main(argv: list[str]) -> None:
     del argv
+    quiet_logs()
     try:
         result, config, weights = evaluate_run(Path(flags.FLAGS.workdir))
     except ValueError as error:

@@ -7,7 +7,6 @@ a continuation sampled from the checkpoint.
 """
 
 import json
-import logging
 import sys
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from absl import app, flags
 from deltanet_jax.train.loop import Trainer, train
 from experiments.evaluate import print_sample, restore_weights
 from experiments.flags import define_run_flags, define_workdir, explain, run_config_from_flags
+from experiments.logs import quiet_logs
 
 
 def main(argv: list[str]) -> None:
     del argv
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    quiet_logs()
     workdir = Path(flags.FLAGS.workdir)
     try:
         config = run_config_from_flags(flags.FLAGS.flag_values_dict())

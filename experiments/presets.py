@@ -28,7 +28,7 @@ def _mqar_small(mixer: MixerConfig) -> RunConfig:
         ),
         task=task,
         train=TrainConfig(
-            num_steps=400,
+            num_steps=500,
             batch_size=64,
             eval_every_steps=25,
             checkpoint_every_steps=100,
@@ -91,14 +91,14 @@ def _language_model(*mixers: MixerConfig) -> RunConfig:
             layer_pattern=mixers,
             tie_embeddings=True,
         ),
-        task=LanguageModelingConfig(seq_len=256),
+        task=LanguageModelingConfig(seq_len=256, max_eval_windows=128),
         train=TrainConfig(
-            num_steps=600,
-            batch_size=16,
-            eval_every_steps=200,
-            checkpoint_every_steps=200,
+            num_steps=400,
+            batch_size=8,
+            eval_every_steps=100,
+            checkpoint_every_steps=100,
             optimizer=OptimizerConfig(
-                learning_rate=3e-3, min_learning_rate=3e-4, warmup_steps=60, weight_decay=0.01
+                learning_rate=3e-3, min_learning_rate=3e-4, warmup_steps=40, weight_decay=0.01
             ),
         ),
     )

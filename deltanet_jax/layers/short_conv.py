@@ -16,7 +16,7 @@ class ShortConv(nnx.Module):
     Attributes:
         weight: [W, D]; weight[j] multiplies the input j tokens back.
 
-    The state is the last W - 1 inputs, [B, P, D] with P = W - 1, zero where there were none or where they
+    The state is the last P = W - 1 inputs, [B, P, D], zero where there were none or where they
     belong to an earlier segment than the last token's.
     """
 
