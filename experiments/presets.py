@@ -16,8 +16,8 @@ from experiments.tasks.mqar.task import MQARConfig
 
 
 def _mqar_small(mixer: MixerConfig) -> RunConfig:
-    """8 pairs in 32 tokens, heads of size 16: enough pairs for an additive memory to blur."""
-    task = MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=8, num_eval_examples=1000)
+    """10 pairs in 40 tokens, heads of size 16: enough pairs for an additive memory to blur."""
+    task = MQARConfig(vocab_size=64, seq_len=40, num_kv_pairs=10, num_eval_examples=1000)
     return RunConfig(
         model=ModelConfig(
             vocab_size=task.vocab_size,
