@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import checks, dispatch
 from pallas_kernels._common.precision import state_dtype
+from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
+from pallas_kernels.delta_rule.kernel_vjp import unsupported as kernels_unsupported
 from pallas_kernels.delta_rule.reference import delta_rule_reference
 from pallas_kernels.delta_rule.vjp import delta_rule_chunked
 
@@ -40,7 +42,7 @@ def _reference(*args, scale, chunk_size):
 
 # In order of preference. The two GPU rooms are doors without rooms yet; they take `run`'s place.
 IMPLEMENTATIONS = (
-    dispatch.Implementation("pallas", delta_rule_chunked, _not_built("Mosaic GPU kernels")),
+    dispatch.Implementation("pallas", delta_rule_kernels, kernels_unsupported),
     dispatch.Implementation("triton", delta_rule_chunked, _not_built("Triton kernels")),
     dispatch.Implementation("xla", delta_rule_chunked, lambda *args, **kwargs: None),
     dispatch.Implementation("reference", _reference, lambda *args, **kwargs: None),
