@@ -55,7 +55,7 @@ def gradients(
         tokens = pl.ds(n * CHUNK, CHUNK)
         beta_C = plgpu.load(beta_ref.at[b, h, tokens], layout=WGMMA.reduce(1), optimized=False)
 
-        def scoped(q_s, k_s, v_s, do_s, u_s, dx_s, s_s, ds_s, dp_s, m_s, keys, values):
+        def scoped(q_s, k_s, v_s, do_s, u_s, dx_s, s_s, ds_s, keys, values):
             plgpu.copy_gmem_to_smem(k_ref.at[b, tokens, h], k_s, keys)
             plgpu.copy_gmem_to_smem(q_ref.at[b, tokens, h], q_s, keys)
 
@@ -75,11 +75,11 @@ def gradients(
                 plgpu.broadcasted_iota(jnp.int32, square, axis, layout=WGMMA) for axis in (0, 1)
             )
 
-            def zeros(*shape):
-                return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), WGMMA)
+            sums = {}
 
-            dq, dk = zeros(CHUNK, key_size), zeros(CHUNK, key_size)
-            dp, da = zeros(*square), zeros(*square)
+            def add(name, shape, *pairs):
+                sums[name] = add_matmul(sums[name], *pairs) if name in sums else matmul(shape, *pairs)
+
             dbeta_C = plgpu.layout_cast(jnp.zeros((CHUNK,), jnp.float32), WGMMA.reduce(1))
             plgpu.barrier_wait(keys)
             for block in range(value_size // BLOCK_V):
@@ -87,12 +87,12 @@ def gradients(
                 dx_block = plgpu.load(dx_s, layout=WGMMA, optimized=False).astype(jnp.float32)
                 v_block = plgpu.load(v_s, layout=WGMMA, optimized=False).astype(jnp.float32)
                 dv = spread(beta_C, BLOCK_V) * dx_block
-                dp = add_matmul(dp, (do_s, u_s.T))
-                da = add_matmul(da, (dx_s, u_s.T))
+                add("dp", square, (do_s, u_s.T))
+                add("da", square, (dx_s, u_s.T))
                 error = v_block - matmul((CHUNK, BLOCK_V), (k_s, s_s.T))
                 dbeta_C = dbeta_C + jnp.sum(dx_block * error, axis=1)
-                dq = add_matmul(dq, (do_s, s_s))
-                dk = add_matmul(dk, ((-dv).astype(dtype), s_s), (u_s, ds_s))
+                add("dq", (CHUNK, key_size), (do_s, s_s))
+                add("dk", (CHUNK, key_size), ((-dv).astype(dtype), s_s), (u_s, ds_s))
                 dx_s[...] = (scale * dv).astype(dtype)
                 plgpu.commit_smem()
                 inside = pl.ds(block * BLOCK_V, BLOCK_V)
@@ -101,15 +101,16 @@ def gradients(
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                     load(block + 1)
 
-            dp = jnp.where(row >= column, dp, 0.0)
-            da = jnp.where(row > column, -da, 0.0)
+            dp = jnp.where(row >= column, sums["dp"], 0.0)
+            da = jnp.where(row > column, -sums["da"], 0.0)
             gram = matmul(square, (k_s, k_s.T))
             dbeta_C = dbeta_C + jnp.sum(da * gram, axis=1)
+            dp_s, m_s = do_s, u_s  # two programs a multiprocessor, if nothing is wasted
             dp_s[...] = dp.astype(dtype)
             m_s[...] = (spread(beta_C, CHUNK) * da).astype(dtype)
             plgpu.commit_smem()
-            dq = add_matmul(dq, (dp_s, k_s))
-            dk = add_matmul(dk, (m_s, k_s), (m_s.T, k_s), (dp_s.T, q_s))
+            dq = add_matmul(sums["dq"], (dp_s, k_s))
+            dk = add_matmul(sums["dk"], (m_s, k_s), (m_s.T, k_s), (dp_s.T, q_s))
             q_s[...] = (scale * dq).astype(dtype)
             k_s[...] = (scale * dk).astype(dtype)
             plgpu.commit_smem()
@@ -121,10 +122,9 @@ def gradients(
         keys_tile = smem((CHUNK, key_size), dtype)
         values_tile = smem((CHUNK, BLOCK_V), dtype)
         state_tile = smem((BLOCK_V, key_size), dtype)
-        square_tile = smem((CHUNK, CHUNK), dtype)
         pl.run_scoped(
             scoped,
-            *([keys_tile] * 2 + [values_tile] * 4 + [state_tile] * 2 + [square_tile] * 2),
+            *([keys_tile] * 2 + [values_tile] * 4 + [state_tile] * 2),
             plgpu.Barrier(num_arrivals=2),
             plgpu.Barrier(num_arrivals=6),
         )

@@ -1,0 +1,276 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""(I + A)^-1 of a 64 x 64 chunk, in the registers of one warpgroup: a device function.
+
+The method is wy.py's: substitution in float32 inside 16 x 16 blocks, then exact products of blocks.
+Warp j inverts the diagonal block D_j and then computes block column j of the inverse on its own,
+    Y_j = D_j,    Y_i = -D_i sum_{j <= l < i} A_il Y_l,    i = j + 1, ..., 3,
+transposed, so that one product's result is the next one's operand as it lies in registers. D and A
+are shared once, through shared memory, as sums of two bfloat16 (16 bits); a product of two such
+numbers is three tensor-core products, so the result is as good as its own rounding to 16 bits.
+
+Why not Pallas operations: they work on whole warpgroups; nothing here is larger than a warp.
+"""
+
+import itertools
+
+import jax.experimental.pallas.mosaic_gpu as plgpu
+import jax.numpy as jnp
+import numpy as np
+from jax._src.lib.mlir import ir
+from jax._src.lib.mlir.dialects import arith, llvm, nvvm, vector
+from jax._src.lib.mlir.dialects import math as mlir_math
+from jax.experimental.mosaic import gpu as mgpu
+from jax.experimental.mosaic.gpu import utils
+
+CHUNK = 64
+BLOCK = 16
+WARPS = CHUNK // BLOCK
+# Rows of the shared copy start 4 banks apart: a warp's loads and stores hit all 32.
+STRIDE = CHUNK + 8
+
+# One 16 x 16 block in a warp's registers is a dict (half, column, e) -> float32 value: lane
+# 4 g + t holds row g + 8 half, column 8 column + 2 t + e. That is the tensor core's layout of
+# sums and, packed in pairs, of operand A.
+_HALVES = list(itertools.product(range(2), repeat=2))
+_ENTRIES = list(itertools.product(range(2), repeat=3))
+
+
+def scratch():
+    """Shared memory for `unit_lower_inverse_transposed`."""
+    return plgpu.SMEM((2, CHUNK, STRIDE), jnp.bfloat16)
+
+
+def _i32(value):
+    i32 = ir.IntegerType.get_signless(32)
+    return arith.constant(i32, ir.IntegerAttr.get(i32, value))
+
+
+def _ptx(result_type, code, constraints, operands, side_effects=False):
+    return llvm.inline_asm(
+        result_type, operands, code, constraints, has_side_effects=side_effects
+    )
+
+
+def _pack(low, high):
+    """Two float32 as one word of two bfloat16."""
+    return _ptx(
+        ir.IntegerType.get_signless(32), "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", [high, low]
+    )
+
+
+def _unpack(word):
+    f32 = ir.F32Type.get()
+    low = arith.bitcast(f32, arith.shli(word, _i32(16)))
+    high = arith.bitcast(f32, arith.andi(word, _i32(-65536)))
+    return low, high
+
+
+def _split(low, high):
+    """Two float32 as words of their bfloat16 roundings and of what those leave."""
+    word = _pack(low, high)
+    rounded_low, rounded_high = _unpack(word)
+    return word, _pack(arith.subf(low, rounded_low), arith.subf(high, rounded_high))
+
+
+def _operand(block):
+    """A block of float32 as operand A: (words of roundings, words of remainders)."""
+    pairs = [_split(block[h, c, 0], block[h, c, 1]) for c, h in _HALVES]
+    return tuple(zip(*pairs, strict=True))
+
+
+def _mma(sums, a, b):
+    """sums + A B for one 16 x 8 tile; A is 16 x 16, B 16 x 8, in bfloat16."""
+    f32 = ir.F32Type.get()
+    out = _ptx(
+        llvm.StructType.get_literal([f32] * 4),
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
+        "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f",
+        [*a, *b, *sums],
+    )
+    return [llvm.extractvalue(f32, out, [i]) for i in range(4)]
+
+
+class _Shared:
+    """The shared copy: D on the diagonal, -A below it, as roundings and remainders."""
+
+    def __init__(self, ref):
+        self.base = llvm.ptrtoint(
+            ir.IntegerType.get_signless(32), utils.memref_ptr(ref)
+        )
+
+    def _address(self, part, row, column):
+        index = arith.addi(arith.muli(row, _i32(STRIDE)), column)
+        index = arith.addi(index, _i32(part * CHUNK * STRIDE))
+        return arith.addi(self.base, arith.shli(index, _i32(1)))
+
+    def store(self, part, row, column, word):
+        _ptx(None, "st.shared.b32 [$0], $1;", "r,r", [self._address(part, row, column), word], True)
+
+    def load(self, part, row, column):
+        i32 = ir.IntegerType.get_signless(32)
+        address = self._address(part, row, column)
+        return _ptx(i32, "ld.shared.b32 $0, [$1];", "=r,r", [address], True)
+
+    def load_column(self, part, row, column):
+        """Rows `row` and `row` + 1 of one column, as one word."""
+        code = (
+            "{ .reg .b16 low, high; ld.shared.b16 low, [$1]; "
+            f"ld.shared.b16 high, [$1 + {2 * STRIDE}]; mov.b32 $0, {{low, high}}; }}"
+        )
+        address = self._address(part, row, column)
+        return _ptx(ir.IntegerType.get_signless(32), code, "=r,r", [address], True)
+
+
+def _substitute(a, lane):
+    """(I + A)^-1 of a warp's block: step r subtracts A's column r times the result's row r."""
+    f32, i32 = ir.F32Type.get(), ir.IntegerType.get_signless(32)
+    zero, one = (arith.constant(f32, ir.FloatAttr.get(f32, x)) for x in (0.0, 1.0))
+    group, member = arith.shrui(lane, _i32(2)), arith.andi(lane, _i32(3))
+
+    def shuffle(value, source):
+        word = arith.bitcast(i32, value)
+        word = nvvm.shfl_sync(_i32(-1), word, source, _i32(31), nvvm.ShflKind.idx)
+        return arith.bitcast(f32, word)
+
+    x = {}
+    for h, c, e in _ENTRIES:
+        column = arith.addi(arith.shli(member, _i32(1)), _i32(e))
+        on_diagonal = arith.cmpi(arith.CmpIPredicate.eq, column, group)
+        x[h, c, e] = arith.select(on_diagonal, one, zero) if h == c else zero
+    for r in range(BLOCK - 1):
+        half, row = divmod(r, 8)
+        from_row = arith.addi(_i32(4 * row), member)
+        from_column = arith.addi(arith.andi(lane, _i32(28)), _i32(row // 2))
+        # The result's row r is zero past column r.
+        x_row = {(c, e): shuffle(x[half, c, e], from_row) for c in range(half + 1) for e in (0, 1)}
+        for h in range(half, 2):
+            if 8 * h + 7 <= r:  # no row of this half is below row r
+                continue
+            factor = arith.negf(shuffle(a[h, half, row % 2], from_column))
+            for (c, e), value in x_row.items():
+                x[h, c, e] = mlir_math.fma(factor, value, x[h, c, e])
+    return x
+
+
+def _select(cases, warp):
+    """cases[warp] for blocks or None (zero)."""
+    f32 = ir.F32Type.get()
+    zero = arith.constant(f32, ir.FloatAttr.get(f32, 0.0))
+    result = dict.fromkeys(_ENTRIES, zero)
+    for j, block in enumerate(cases):
+        if block is not None:
+            here = arith.cmpi(arith.CmpIPredicate.eq, warp, _i32(j))
+            result = {key: arith.select(here, block[key], result[key]) for key in _ENTRIES}
+    return result
+
+
+@plgpu.inline_mgpu(
+    arg_types=(plgpu.Layout.WGMMA, plgpu.RefType()),
+    return_type=plgpu.ShapeDtypeStruct((CHUNK, CHUNK), jnp.float32, layout=plgpu.Layout.WGMMA),
+)
+def unit_lower_inverse_transposed(ctx, a: mgpu.FragmentedArray, ref):
+    """The transpose of (I + A)^-1.
+
+    Args:
+        a: [64, 64] float32; zero on the diagonal and above it inside the 16 x 16 diagonal blocks
+            (blocks above the diagonal are not read).
+        ref: `scratch()`. Free again for other warps' use once the warpgroup has synchronised.
+    """
+    del ctx
+    shared = _Shared(ref)
+    f32 = ir.F32Type.get()
+    lane = arith.remui(utils.thread_idx(), _i32(32))
+    warp = arith.remui(utils.warp_idx(sync=True), _i32(WARPS))
+    group, pair = arith.shrui(lane, _i32(2)), arith.shli(arith.andi(lane, _i32(3)), _i32(1))
+    own_row = arith.shli(warp, _i32(4))
+
+    blocks = [{} for _ in range(WARPS)]
+    for index, register in np.ndenumerate(a.registers):
+        block, c, h = index[1] // 2, index[1] % 2, index[4]
+        for e in range(2):
+            blocks[block][h, c, e] = vector.extract(
+                register, dynamic_position=[], static_position=[e]
+            )
+
+    diagonal = _substitute(_select(blocks, warp), lane)
+    for j, block in enumerate(blocks):
+        here = arith.cmpi(arith.CmpIPredicate.eq, warp, _i32(j))
+        for h, c in _HALVES:
+            values = [
+                arith.select(here, diagonal[h, c, e], arith.negf(block[h, c, e])) for e in (0, 1)
+            ]
+            row = arith.addi(own_row, arith.addi(group, _i32(8 * h)))
+            column = arith.addi(pair, _i32(BLOCK * j + 8 * c))
+            for part, word in enumerate(_split(*values)):
+                shared.store(part, row, column, word)
+    utils.warpgroup_barrier()
+
+    def block_row(distance):
+        """Of block row warp + distance; the last one again for warps that have none there."""
+        row = arith.addi(warp, _i32(distance))
+        return arith.shli(arith.minui(row, _i32(WARPS - 1)), _i32(4))
+
+    def add_product(sums, operand, rows, columns):
+        """sums + X Z^T for X in registers and Z the shared block that starts there."""
+        for c in range(2):
+            row = arith.addi(rows, arith.addi(group, _i32(8 * c)))
+            high, low = (
+                [
+                    shared.load(part, row, arith.addi(columns, arith.addi(pair, _i32(8 * half))))
+                    for half in range(2)
+                ]
+                for part in range(2)
+            )
+            for x, z in ((operand[0], high), (operand[0], low), (operand[1], high)):
+                sums[c] = _mma(sums[c], x, z)
+        return sums
+
+    def as_block(sums):
+        return {(h, c, e): sums[c][2 * h + e] for h, c, e in _ENTRIES}
+
+    zero = arith.constant(f32, ir.FloatAttr.get(f32, 0.0))
+    first = [
+        [
+            shared.load_column(
+                part,
+                arith.addi(own_row, arith.addi(pair, _i32(8 * c))),
+                arith.addi(own_row, arith.addi(group, _i32(8 * h))),
+            )
+            for c, h in _HALVES
+        ]
+        for part in range(2)
+    ]
+    results = [{}]
+    for i, (c, h) in enumerate(_HALVES):
+        pairs = [_unpack(first[part][i]) for part in range(2)]
+        for e in range(2):
+            results[0][h, c, e] = arith.addf(pairs[0][e], pairs[1][e])
+    operands = [first]
+    for distance in range(1, WARPS):
+        rows = block_row(distance)
+        sums = [[zero] * 4 for _ in range(2)]
+        for l, operand in enumerate(operands):
+            sums = add_product(sums, operand, rows, block_row(l))
+        sums = add_product(
+            [[zero] * 4 for _ in range(2)], _operand(as_block(sums)), rows, rows
+        )
+        results.append(as_block(sums))
+        operands.append(_operand(results[-1]))
+
+    registers = a.registers.copy()
+    for i in range(WARPS):
+        block = _select([results[i - j] if i >= j else None for j in range(WARPS)], warp)
+        for index, register in np.ndenumerate(a.registers):
+            if index[1] // 2 != i:
+                continue
+            for e in range(2):
+                register = vector.insert(
+                    block[index[4], index[1] % 2, e],
+                    register,
+                    dynamic_position=[],
+                    static_position=[e],
+                )
+            registers[index] = register
+    return mgpu.FragmentedArray(_registers=registers, _layout=a.layout, _is_signed=None)
