@@ -88,8 +88,10 @@ def check():
         (1, 1000, 3, 128, 128, "bfloat16", False),
         (2, 63, 2, 128, 128, "float16", False),
         (1, 200, 3, 48, 80, "bfloat16", False),
-        (1, 256, 2, 64, 256, "bfloat16", False),
-        (1, 512, 2, 128, 128, "bfloat16", True),
+        (70, 65, 1, 64, 64, "bfloat16", False),
+        (9, 200, 8, 128, 128, "bfloat16", False),
+        (9, 192, 8, 64, 256, "float16", False),
+        (9, 512, 8, 128, 128, "bfloat16", True),
     ]
     for *shape, dtype, hard in cases:
         inputs = make_inputs(jax.random.key(sum(shape)), *shape, dtype, hard=hard)

@@ -47,9 +47,7 @@ def _i32(value):
 
 
 def _ptx(result_type, code, constraints, operands, side_effects=False):
-    return llvm.inline_asm(
-        result_type, operands, code, constraints, has_side_effects=side_effects
-    )
+    return llvm.inline_asm(result_type, operands, code, constraints, has_side_effects=side_effects)
 
 
 def _pack(low, high):
@@ -96,9 +94,7 @@ class _Shared:
     """The shared copy: D on the diagonal, -A below it, as roundings and remainders."""
 
     def __init__(self, ref):
-        self.base = llvm.ptrtoint(
-            ir.IntegerType.get_signless(32), utils.memref_ptr(ref)
-        )
+        self.base = llvm.ptrtoint(ir.IntegerType.get_signless(32), utils.memref_ptr(ref))
 
     def _address(self, part, row, column):
         index = arith.addi(arith.muli(row, _i32(STRIDE)), column)
@@ -253,9 +249,7 @@ def unit_lower_inverse_transposed(ctx, a: mgpu.FragmentedArray, ref):
         sums = [[zero] * 4 for _ in range(2)]
         for l, operand in enumerate(operands):
             sums = add_product(sums, operand, rows, block_row(l))
-        sums = add_product(
-            [[zero] * 4 for _ in range(2)], _operand(as_block(sums)), rows, rows
-        )
+        sums = add_product([[zero] * 4 for _ in range(2)], _operand(as_block(sums)), rows, rows)
         results.append(as_block(sums))
         operands.append(_operand(results[-1]))
 

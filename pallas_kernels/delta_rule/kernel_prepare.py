@@ -51,6 +51,20 @@ def _iota(shape, axis):
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=WGMMA)
 
 
+def chunk_inverse(k_s, beta_C, split_s):
+    """The transpose of Ti, [64, 64] float32, from a chunk's keys in shared memory."""
+    row, column = (_iota((CHUNK, CHUNK), axis) for axis in (0, 1))
+    gram = matmul((CHUNK, CHUNK), (k_s, k_s.T))
+    a = jnp.where(row > column, lax.broadcast_in_dim(beta_C, gram.shape, (0,)) * gram, 0.0)
+    return unit_lower_inverse_transposed(a, split_s)
+
+
+def chunk_scores(q_s, k_s):
+    """P, [64, 64] float32."""
+    row, column = (_iota((CHUNK, CHUNK), axis) for axis in (0, 1))
+    return jnp.where(row >= column, matmul((CHUNK, CHUNK), (q_s, k_s.T)), 0.0)
+
+
 def prepare(
     q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], beta: Float[Array, "B H T2"]
 ) -> tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]]:
@@ -72,19 +86,14 @@ def prepare(
     def kernel(q_ref, k_ref, beta_ref, inverse_ref, scores_ref):
         b, h, n = (lax.axis_index(name) for name in "bhn")
         tokens = pl.ds(n * CHUNK, CHUNK)
-        row, column = (_iota((CHUNK, CHUNK), axis) for axis in (0, 1))
 
         def scoped(q_s, k_s, out_s, split_s, loaded):
             plgpu.copy_gmem_to_smem(k_ref.at[b, tokens, h], k_s, loaded)
             plgpu.copy_gmem_to_smem(q_ref.at[b, tokens, h], q_s, loaded)
             beta_C = plgpu.load(beta_ref.at[b, h, tokens], layout=WGMMA.reduce(1), optimized=False)
             plgpu.barrier_wait(loaded)
-            scores = matmul((CHUNK, CHUNK), (q_s, k_s.T))
-            out_s[1] = jnp.where(row >= column, scores, 0.0).astype(dtype)
-            gram = matmul((CHUNK, CHUNK), (k_s, k_s.T))
-            beta_CC = lax.broadcast_in_dim(beta_C, (CHUNK, CHUNK), (0,))
-            a = jnp.where(row > column, beta_CC * gram, 0.0)
-            out_s.at[0].T[...] = unit_lower_inverse_transposed(a, split_s).astype(dtype)
+            out_s[1] = chunk_scores(q_s, k_s).astype(dtype)
+            out_s.at[0].T[...] = chunk_inverse(k_s, beta_C, split_s).astype(dtype)
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(out_s.at[0], inverse_ref.at[b, h, n])
             plgpu.copy_smem_to_gmem(out_s.at[1], scores_ref.at[b, h, n])

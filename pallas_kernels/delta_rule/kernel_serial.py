@@ -25,35 +25,53 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, add_matmul, matmul, smem
+from pallas_kernels.delta_rule import kernel_inverse
+from pallas_kernels.delta_rule.kernel_prepare import (
+    CHUNK,
+    WGMMA,
+    add_matmul,
+    chunk_inverse,
+    chunk_scores,
+    matmul,
+    smem,
+)
 
 BLOCK_V = 64
-STAGES = 2
+MADE_STAGES = 2
+# With fewer heads than this, programs are few and a chunk's latency is all: tiles come from
+# `prepare` and every block of values gets its own program.
+FEW_HEADS = 66
 
 
 def _columns(x, shape):
     return lax.broadcast_in_dim(x, shape, (1,))
 
 
-def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse):
+def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=False, make=False):
     """Runs `body` over the chunks of every head, carrying a [V, K] matrix.
 
     Args:
-        body: (tiles, carry [64, K] float32, value_slice) -> (outputs, carry); `tiles` maps names
+        body: (tiles, carry [64, K] float32, value slice) -> (outputs, carry); `tiles` maps names
             to shared-memory refs, `outputs` names to 16-bit arrays to store.
         operands: name -> (array, kind); kind "keys" for [B, T, H, K], "values" for
             [B, T, H, V], "tiles" for [B, H, N, C, C], "rows" for [B, H, T2].
         carry_in: [B, H, K, V] float32.
         out_types: name -> (ShapeDtypeStruct, kind); kind "values" (the body's array is [64, C] and
-            is stored transposed) or "states" ([B, H, N, V, K]).
+            is stored transposed), "states" ([B, H, N, V, K]), or "tiles": inverse and scores.
+        make: one more warpgroup makes the tiles "inverse" and "scores", one chunk ahead of `body`.
+    Returns:
+        (name -> output, final carry [B, H, K, V] float32).
     """
     carry_in = jnp.swapaxes(carry_in, -1, -2)
     carry_type = jax.ShapeDtypeStruct(carry_in.shape, jnp.float32)
     names = list(operands)
     batch, heads, value_size, key_size = carry_in.shape
-    chunks = next(x.shape[2] for x, kind in operands.values() if kind == "tiles")
-    stages = min(STAGES, chunks)
+    chunks = operands["beta"][0].shape[-1] // CHUNK
+    dtype = operands["k"][0].dtype
     block = warpgroups * BLOCK_V
+    stored = {name: kind for name, (_, kind) in out_types.items() if kind != "tiles"}
+    # A third stage hides the maker's latency; where states are staged too, it does not fit.
+    stages = min(3 if make and "states" not in stored.values() else 2, chunks)
 
     def kernel(*refs):
         in_refs = dict(zip(names, refs, strict=False))
@@ -63,53 +81,49 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse):
         b, h, g = (lax.axis_index(name) for name in "bhg")
         wg = lax.axis_index("wg")
 
-        def scoped(tiles, staging, full, empty):
-            def chunk_of(i):
-                return chunks - 1 - i if reverse else i
+        def chunk_of(i):
+            return chunks - 1 - i if reverse else i
 
-            def load(i, slot):
-                tokens = pl.ds(chunk_of(i) * CHUNK, CHUNK)
-                for name, (x, kind) in operands.items():
-                    ref = in_refs[name]
-                    if kind == "rows":
-                        ref = ref.at[b, h, tokens]
-                    elif kind == "tiles":
-                        ref = ref.at[b, h, chunk_of(i)]
-                    elif kind == "values":
-                        ref = ref.at[b, tokens, h, pl.ds(g * block, block)]
-                    else:
-                        ref = ref.at[b, tokens, h]
-                    plgpu.copy_gmem_to_smem(ref, tiles[name].at[slot], full.at[slot])
+        def place(name, kind, i, values):
+            """Where chunk i of operand or output `name` is."""
+            n = chunk_of(i)
+            tokens = pl.ds(n * CHUNK, CHUNK)
+            ref = in_refs[name] if name in in_refs else out_refs[name]
+            if kind == "rows":
+                return ref.at[b, h, tokens]
+            if kind == "tiles":
+                return ref.at[b, h, n]
+            if kind == "states":
+                return ref.at[b, h, n, values]
+            return ref.at[b, tokens, h] if kind == "keys" else ref.at[b, tokens, h, values]
 
+        def scoped(tiles, made, split_s, staging, full, empty, made_full, made_empty):
             @pl.when(wg < warpgroups)
             def _consume():
-                plgpu.set_max_registers(232, action="increase")
+                plgpu.set_max_registers(192 if make else 232, action="increase")
                 inside = pl.ds(wg * BLOCK_V, BLOCK_V)
                 values = pl.ds(g * block + wg * BLOCK_V, BLOCK_V)
                 carry = plgpu.load(carry_ref.at[b, h, values], layout=WGMMA, optimized=False)
 
                 def step(i, carry):
-                    n = chunk_of(i)
-                    slot = lax.rem(i, jnp.int32(stages))
-                    plgpu.barrier_wait(full.at[slot])
+                    slot, made_slot = (lax.rem(i, jnp.int32(x)) for x in (stages, MADE_STAGES))
                     here = {name: ref.at[slot] for name, ref in tiles.items()}
+                    plgpu.barrier_wait(full.at[slot])
+                    if make:
+                        here |= {name: ref.at[made_slot] for name, ref in made.items()}
+                        plgpu.barrier_wait(made_full.at[made_slot])
                     outputs, carry = body(here, carry, inside)
                     plgpu.barrier_arrive(empty.at[slot])
+                    if make:
+                        plgpu.barrier_arrive(made_empty.at[made_slot])
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                    for name, (_, kind) in out_types.items():
+                    for name, kind in stored.items():
                         ref = staging[name].at[wg]
-                        if kind == "values":
-                            ref.T[...] = outputs[name]
-                        else:
-                            ref[...] = outputs[name]
+                        ref = ref.T if kind == "values" else ref
+                        ref[...] = outputs[name]
                     plgpu.commit_smem()
-                    for name, (_, kind) in out_types.items():
-                        ref = out_refs[name]
-                        if kind == "values":
-                            ref = ref.at[b, pl.ds(n * CHUNK, CHUNK), h, values]
-                        else:
-                            ref = ref.at[b, h, n, values]
-                        plgpu.copy_smem_to_gmem(staging[name].at[wg], ref)
+                    for name, kind in stored.items():
+                        plgpu.copy_smem_to_gmem(staging[name].at[wg], place(name, kind, i, values))
                     return carry
 
                 carry = lax.fori_loop(0, chunks, step, carry)
@@ -118,7 +132,13 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse):
 
             @pl.when(wg == warpgroups)
             def _load():
-                plgpu.set_max_registers(40, action="decrease")
+                plgpu.set_max_registers(24 if make else 40, action="decrease")
+
+                def load(i, slot):
+                    for name, (_, kind) in operands.items():
+                        source = place(name, kind, i, pl.ds(g * block, block))
+                        plgpu.copy_gmem_to_smem(source, tiles[name].at[slot], full.at[slot])
+
                 for i in range(stages):
                     load(jnp.int32(i), i)
 
@@ -127,6 +147,43 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse):
                     slot = lax.rem(i, jnp.int32(stages))
                     plgpu.barrier_wait(empty.at[slot])
                     load(i + stages, slot)
+
+            if not make:
+                return
+
+            @pl.when(wg == warpgroups + 1)
+            def _make():
+                plgpu.set_max_registers(104, action="decrease")
+
+                @pl.loop(0, chunks)
+                def _(i):
+                    slot, made_slot = (lax.rem(i, jnp.int32(x)) for x in (stages, MADE_STAGES))
+                    plgpu.barrier_wait(full.at[slot])
+                    beta_C = plgpu.load(
+                        tiles["beta"].at[slot], layout=WGMMA.reduce(1), optimized=False
+                    )
+                    inverse = chunk_inverse(tiles["k"].at[slot], beta_C, split_s).astype(dtype)
+
+                    @pl.when(i >= MADE_STAGES)
+                    def _():
+                        plgpu.barrier_wait(made_empty.at[made_slot])
+
+                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                    made["inverse"].at[made_slot].T[...] = inverse
+                    scores = chunk_scores(tiles["q"].at[slot], tiles["k"].at[slot])
+                    made["scores"][made_slot] = scores.astype(dtype)
+                    plgpu.commit_smem()
+                    plgpu.barrier_arrive(made_full.at[made_slot])
+
+                    @pl.when(g == 0)
+                    def _():
+                        for name, (_, kind) in out_types.items():
+                            if kind == "tiles":
+                                plgpu.copy_smem_to_gmem(
+                                    made[name].at[made_slot], place(name, kind, i, None)
+                                )
+
+                plgpu.wait_smem_to_gmem(0)
 
         def tile(x, kind):
             if kind == "rows":
@@ -137,12 +194,19 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse):
             rows, width = (CHUNK, BLOCK_V) if kind == "values" else (BLOCK_V, key_size)
             return smem((warpgroups, rows, width), x.dtype)
 
+        made_tiles = dict.fromkeys(
+            ("inverse", "scores") if make else (), smem((MADE_STAGES, CHUNK, CHUNK), dtype)
+        )
         pl.run_scoped(
             scoped,
             {name: tile(x, kind) for name, (x, kind) in operands.items()},
-            {name: stage(x, kind) for name, (x, kind) in out_types.items()},
+            made_tiles,
+            kernel_inverse.scratch() if make else None,
+            {name: stage(x, kind) for name, (x, kind) in out_types.items() if name in stored},
             plgpu.Barrier(num_arrivals=len(operands), num_barriers=stages),
             plgpu.Barrier(num_arrivals=warpgroups, num_barriers=stages),
+            plgpu.Barrier(num_arrivals=1, num_barriers=MADE_STAGES),
+            plgpu.Barrier(num_arrivals=warpgroups, num_barriers=MADE_STAGES),
             collective_axes="wg",
         )
 
@@ -151,16 +215,15 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse):
         out_type=(*(x for x, _ in out_types.values()), carry_type),
         grid=(value_size // block, heads, batch),
         grid_names=("g", "h", "b"),
-        num_threads=warpgroups + 1,
+        num_threads=warpgroups + 1 + make,
         thread_name="wg",
     )(*(x for x, _ in operands.values()), carry_in)
     return dict(zip(out_types, outputs, strict=False)), jnp.swapaxes(outputs[-1], -1, -2)
 
 
-def _warpgroups(batch: int, heads: int, value_size: int) -> int:
-    """Two blocks of values a program share its loads; with few heads, more programs win."""
-    blocks = value_size // BLOCK_V
-    return 2 if blocks % 2 == 0 and batch * heads > 66 else 1
+def _warpgroups(value_size: int) -> int:
+    """Two blocks of values a program share its loads and its maker's work."""
+    return 2 if value_size % (2 * BLOCK_V) == 0 else 1
 
 
 def _pseudo_values(tiles, carry, inside, dtype):
@@ -179,13 +242,12 @@ def forward(
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
     beta: Float[Array, "B H T2"],
-    inverse: Float[Array, "B H N C C"],
-    scores: Float[Array, "B H N C C"],
+    tiles: tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]] | None,
     initial_state: Float[Array, "B H K V"],
     *,
     scale: float,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """Outputs and final state."""
+    """Outputs and final state. `tiles`, from `prepare`, or None: made here."""
     dtype = v.dtype
 
     def body(tiles, carry, inside):
@@ -193,57 +255,63 @@ def forward(
         output = matmul((BLOCK_V, CHUNK), (state, tiles["q"].T), (u, tiles["scores"].T))
         return {"o": (scale * output).astype(dtype)}, add_matmul(carry, (u, tiles["k"]))
 
+    operands = {"q": (q, "keys"), "k": (k, "keys"), "v": (v, "values"), "beta": (beta, "rows")}
+    if tiles is not None:
+        operands |= {"inverse": (tiles[0], "tiles"), "scores": (tiles[1], "tiles")}
     outputs, final_state = _serial_kernel(
         body,
-        {
-            "q": (q, "keys"),
-            "k": (k, "keys"),
-            "v": (v, "values"),
-            "beta": (beta, "rows"),
-            "inverse": (inverse, "tiles"),
-            "scores": (scores, "tiles"),
-        },
+        operands,
         initial_state,
         {"o": (jax.ShapeDtypeStruct(v.shape, dtype), "values")},
-        warpgroups=_warpgroups(*initial_state.shape[:2], v.shape[-1]),
-        reverse=False,
+        warpgroups=1 if tiles is not None else _warpgroups(v.shape[-1]),
+        make=tiles is None,
     )
     return outputs["o"], final_state
 
 
 def states(
+    q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
     beta: Float[Array, "B H T2"],
-    inverse: Float[Array, "B H N C C"],
+    tiles: tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]] | None,
     initial_state: Float[Array, "B H K V"],
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H N V K"]]:
-    """Pseudo-values, and the transposed state that enters every chunk, both in v's dtype."""
+) -> tuple[
+    Float[Array, "B T H V"],
+    Float[Array, "B H N V K"],
+    tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]],
+]:
+    """Pseudo-values, the transposed state that enters every chunk (both in v's dtype), and tiles.
+
+    `tiles`, from `prepare`, or None: made here.
+    """
     dtype = v.dtype
     batch, heads, key_size, value_size = initial_state.shape
+    chunks = beta.shape[-1] // CHUNK
+    warpgroups = 1 if tiles is not None else _warpgroups(value_size)
 
     def body(tiles, carry, inside):
         u, state = _pseudo_values(tiles, carry, inside, dtype)
         return {"u": u, "states": state}, add_matmul(carry, (u, tiles["k"]))
 
-    shape = (batch, heads, inverse.shape[2], value_size, key_size)
+    operands = {"k": (k, "keys"), "v": (v, "values"), "beta": (beta, "rows")}
+    states_type = jax.ShapeDtypeStruct((batch, heads, chunks, value_size, key_size), dtype)
+    out_types = {
+        "u": (jax.ShapeDtypeStruct(v.shape, dtype), "values"),
+        "states": (states_type, "states"),
+    }
+    if tiles is None:
+        tile_type = jax.ShapeDtypeStruct((batch, heads, chunks, CHUNK, CHUNK), dtype)
+        operands["q"] = (q, "keys")
+        out_types |= {"inverse": (tile_type, "tiles"), "scores": (tile_type, "tiles")}
+    else:
+        operands["inverse"] = (tiles[0], "tiles")
     outputs, _ = _serial_kernel(
-        body,
-        {
-            "k": (k, "keys"),
-            "v": (v, "values"),
-            "beta": (beta, "rows"),
-            "inverse": (inverse, "tiles"),
-        },
-        initial_state,
-        {
-            "u": (jax.ShapeDtypeStruct(v.shape, dtype), "values"),
-            "states": (jax.ShapeDtypeStruct(shape, dtype), "states"),
-        },
-        warpgroups=_warpgroups(batch, heads, value_size),
-        reverse=False,
+        body, operands, initial_state, out_types, warpgroups=warpgroups, make=tiles is None
     )
-    return outputs["u"], outputs["states"]
+    if tiles is None:
+        tiles = outputs["inverse"], outputs["scores"]
+    return outputs["u"], outputs["states"], tiles
 
 
 def cotangents(
@@ -251,8 +319,7 @@ def cotangents(
     k: Float[Array, "B T H K"],
     do: Float[Array, "B T H V"],
     beta: Float[Array, "B H T2"],
-    inverse: Float[Array, "B H N C C"],
-    scores: Float[Array, "B H N C C"],
+    tiles: tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]],
     dfinal_state: Float[Array, "B H K V"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H N V K"], Float[Array, "B H K V"]]:
     """The reverse pass: dX, the transposed cotangent of every chunk's outgoing state (both in do's
@@ -271,7 +338,7 @@ def cotangents(
         carry = add_matmul(carry, (do_t, tiles["q"]), (dv, tiles["k"]))
         return {"dx": dx.astype(dtype), "dstates": dstate}, carry
 
-    dstates_shape = (batch, heads, inverse.shape[2], value_size, key_size)
+    dstates_shape = (batch, heads, tiles[0].shape[2], value_size, key_size)
     outputs, dinitial_state = _serial_kernel(
         body,
         {
@@ -279,15 +346,15 @@ def cotangents(
             "k": (k, "keys"),
             "do": (do, "values"),
             "beta": (beta, "rows"),
-            "inverse": (inverse, "tiles"),
-            "scores": (scores, "tiles"),
+            "inverse": (tiles[0], "tiles"),
+            "scores": (tiles[1], "tiles"),
         },
         dfinal_state,
         {
             "dx": (jax.ShapeDtypeStruct(do.shape, dtype), "values"),
             "dstates": (jax.ShapeDtypeStruct(dstates_shape, dtype), "states"),
         },
-        warpgroups=_warpgroups(batch, heads, value_size),
+        warpgroups=_warpgroups(value_size) if batch * heads > FEW_HEADS else 1,
         reverse=True,
     )
     return outputs["dx"], outputs["dstates"], dinitial_state

@@ -50,11 +50,17 @@ def _pad_beta(beta: Float[Array, "B T H"]) -> Float[Array, "B H T2"]:
     return jnp.swapaxes(_pad(beta.astype(jnp.float32), {1: length}), 1, 2)
 
 
+def _tiles(q, k, beta):
+    """Inverses and scores, where the serial kernel does not make them on its way."""
+    few = q.shape[0] * q.shape[2] <= kernel_serial.FEW_HEADS
+    return kernel_prepare.prepare(q, k, beta) if few else None
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _delta_rule(q, k, v, beta, initial_state, scale):
     beta = _pad_beta(beta)
-    inverse, scores = kernel_prepare.prepare(q, k, beta)
-    return kernel_serial.forward(q, k, v, beta, inverse, scores, initial_state, scale=scale)
+    tiles = _tiles(q, k, beta)
+    return kernel_serial.forward(q, k, v, beta, tiles, initial_state, scale=scale)
 
 
 def _forward(q, k, v, beta, initial_state, scale):
@@ -65,10 +71,9 @@ def _backward(scale, residuals, cotangents):
     q, k, v, beta, initial_state = residuals
     do, dfinal_state = cotangents
     padded = _pad_beta(beta)
-    inverse, scores = kernel_prepare.prepare(q, k, padded)
-    u, states = kernel_serial.states(k, v, padded, inverse, initial_state)
+    u, states, tiles = kernel_serial.states(q, k, v, padded, _tiles(q, k, padded), initial_state)
     dx, dstates, dinitial_state = kernel_serial.cotangents(
-        q, k, do, padded, inverse, scores, dfinal_state / scale
+        q, k, do, padded, tiles, dfinal_state / scale
     )
     dq, dk, dv, dbeta = kernel_gradients.gradients(
         q, k, v, padded, do, u, dx, states, dstates, scale=scale
