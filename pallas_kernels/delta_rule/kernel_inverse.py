@@ -209,7 +209,11 @@ def unit_lower_inverse_transposed(ctx, a: mgpu.FragmentedArray, ref):
         return arith.shli(arith.minui(row, _i32(WARPS - 1)), _i32(4))
 
     def add_product(sums, operand, rows, columns):
-        """sums + X Z^T for X in registers and Z the shared block that starts there."""
+        """Adds X Z^T, X in registers and Z the shared block that starts there.
+
+        Two sums of each tile, of large and of small products: two short chains instead of a long
+        one, for the tensor core's latency is what this function is made of.
+        """
         for c in range(2):
             row = arith.addi(rows, arith.addi(group, _i32(8 * c)))
             high, low = (
@@ -219,14 +223,21 @@ def unit_lower_inverse_transposed(ctx, a: mgpu.FragmentedArray, ref):
                 ]
                 for part in range(2)
             )
-            for x, z in ((operand[0], high), (operand[0], low), (operand[1], high)):
-                sums[c] = _mma(sums[c], x, z)
-        return sums
-
-    def as_block(sums):
-        return {(h, c, e): sums[c][2 * h + e] for h, c, e in _ENTRIES}
+            pairs = ((operand[0], high), (operand[0], low), (operand[1], high))
+            for kind, (x, z) in zip((0, 1, 1), pairs, strict=True):
+                sums[kind][c] = _mma(sums[kind][c], x, z)
 
     zero = arith.constant(f32, ir.FloatAttr.get(f32, 0.0))
+
+    def no_sums():
+        return [[[zero] * 4 for _ in range(2)] for _ in range(2)]
+
+    def as_block(sums):
+        def total(c, i):
+            return arith.addf(sums[0][c][i], sums[1][c][i])
+
+        return {(h, c, e): total(c, 2 * h + e) for h, c, e in _ENTRIES}
+
     first = [
         [
             shared.load_column(
@@ -246,11 +257,12 @@ def unit_lower_inverse_transposed(ctx, a: mgpu.FragmentedArray, ref):
     operands = [first]
     for distance in range(1, WARPS):
         rows = block_row(distance)
-        sums = [[zero] * 4 for _ in range(2)]
+        sums = no_sums()
         for l, operand in enumerate(operands):
-            sums = add_product(sums, operand, rows, block_row(l))
-        sums = add_product([[zero] * 4 for _ in range(2)], _operand(as_block(sums)), rows, rows)
-        results.append(as_block(sums))
+            add_product(sums, operand, rows, block_row(l))
+        outer = no_sums()
+        add_product(outer, _operand(as_block(sums)), rows, rows)
+        results.append(as_block(outer))
         operands.append(_operand(results[-1]))
 
     registers = a.registers.copy()

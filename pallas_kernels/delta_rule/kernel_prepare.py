@@ -51,18 +51,18 @@ def _iota(shape, axis):
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=WGMMA)
 
 
+def chunk_scores(q_s, k_s):
+    """P = tril(Q K^T), [64, 64] float32, of a chunk in shared memory."""
+    row, column = (_iota((CHUNK, CHUNK), axis) for axis in (0, 1))
+    return jnp.where(row >= column, matmul((CHUNK, CHUNK), (q_s, k_s.T)), 0.0)
+
+
 def chunk_inverse(k_s, beta_C, split_s):
-    """The transpose of Ti, [64, 64] float32, from a chunk's keys in shared memory."""
+    """The transpose of Ti, [64, 64] float32, of a chunk in shared memory."""
     row, column = (_iota((CHUNK, CHUNK), axis) for axis in (0, 1))
     gram = matmul((CHUNK, CHUNK), (k_s, k_s.T))
     a = jnp.where(row > column, lax.broadcast_in_dim(beta_C, gram.shape, (0,)) * gram, 0.0)
     return unit_lower_inverse_transposed(a, split_s)
-
-
-def chunk_scores(q_s, k_s):
-    """P, [64, 64] float32."""
-    row, column = (_iota((CHUNK, CHUNK), axis) for axis in (0, 1))
-    return jnp.where(row >= column, matmul((CHUNK, CHUNK), (q_s, k_s.T)), 0.0)
 
 
 def prepare(

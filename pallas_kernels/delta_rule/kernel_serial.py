@@ -70,8 +70,13 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=F
     dtype = operands["k"][0].dtype
     block = warpgroups * BLOCK_V
     stored = {name: kind for name, (_, kind) in out_types.items() if kind != "tiles"}
-    # A third stage hides the maker's latency; where states are staged too, it does not fit.
-    stages = min(3 if make and "states" not in stored.values() else 2, chunks)
+
+    def width(x, kind):
+        return block if kind == "values" else x.shape[-1]
+
+    # A third stage hides the maker's latency, if it fits; elsewhere it was measured to cost.
+    fits = "states" not in stored.values() and key_size < 256
+    stages = min(3 if make and fits else 2, chunks)
 
     def kernel(*refs):
         in_refs = dict(zip(names, refs, strict=False))
@@ -162,16 +167,16 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=F
                     beta_C = plgpu.load(
                         tiles["beta"].at[slot], layout=WGMMA.reduce(1), optimized=False
                     )
-                    inverse = chunk_inverse(tiles["k"].at[slot], beta_C, split_s).astype(dtype)
+                    q_s, k_s = tiles["q"].at[slot], tiles["k"].at[slot]
 
                     @pl.when(i >= MADE_STAGES)
                     def _():
                         plgpu.barrier_wait(made_empty.at[made_slot])
 
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                    made["inverse"].at[made_slot].T[...] = inverse
-                    scores = chunk_scores(tiles["q"].at[slot], tiles["k"].at[slot])
-                    made["scores"][made_slot] = scores.astype(dtype)
+                    made["scores"][made_slot] = chunk_scores(q_s, k_s).astype(dtype)
+                    inverse = chunk_inverse(k_s, beta_C, split_s)
+                    made["inverse"].at[made_slot].T[...] = inverse.astype(dtype)
                     plgpu.commit_smem()
                     plgpu.barrier_arrive(made_full.at[made_slot])
 
@@ -188,11 +193,11 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=F
         def tile(x, kind):
             if kind == "rows":
                 return plgpu.SMEM((stages, CHUNK), x.dtype)
-            return smem((stages, CHUNK, block if kind == "values" else x.shape[-1]), x.dtype)
+            return smem((stages, CHUNK, width(x, kind)), x.dtype)
 
         def stage(x, kind):
-            rows, width = (CHUNK, BLOCK_V) if kind == "values" else (BLOCK_V, key_size)
-            return smem((warpgroups, rows, width), x.dtype)
+            shape = (CHUNK, BLOCK_V) if kind == "values" else (BLOCK_V, key_size)
+            return smem((warpgroups, *shape), x.dtype)
 
         made_tiles = dict.fromkeys(
             ("inverse", "scores") if make else (), smem((MADE_STAGES, CHUNK, CHUNK), dtype)
