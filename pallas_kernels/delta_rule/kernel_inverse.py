@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""(I + A)^-1 of a 64 x 64 chunk, in the registers of one warpgroup: a device function.
+"""(I + A)^-1 of a 64 x 64 chunk by one warpgroup: a device function.
 
 The method is wy.py's: substitution in float32 inside 16 x 16 blocks, then exact products of blocks.
 Warp j inverts the diagonal block D_j and then computes block column j of the inverse on its own,
@@ -9,11 +9,14 @@ transposed, so that one product's result is the next one's operand as it lies in
 are shared once, through shared memory, as sums of two bfloat16 (16 bits); a product of two such
 numbers is three tensor-core products, so the result is as good as its own rounding to 16 bits.
 
-Why not Pallas operations: they work on whole warpgroups; nothing here is larger than a warp.
+Why not Pallas operations: they work on whole warpgroups; nothing here is larger than a warp. A warp
+runs this alone on its scheduler, so its time is its number of instructions.
 """
 
+import functools
 import itertools
 
+import jax
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +32,8 @@ WARPS = CHUNK // BLOCK
 # Rows of the shared copy start 4 banks apart: a warp's loads and stores hit all 32.
 STRIDE = CHUNK + 8
 
+TILE_TRANSFORMS = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
+
 # One 16 x 16 block in a warp's registers is a dict (half, column, e) -> float32 value: lane
 # 4 g + t holds row g + 8 half, column 8 column + 2 t + e. That is the tensor core's layout of
 # sums and, packed in pairs, of operand A.
@@ -37,7 +42,7 @@ _ENTRIES = list(itertools.product(range(2), repeat=3))
 
 
 def scratch():
-    """Shared memory for `unit_lower_inverse_transposed`."""
+    """Shared memory for `store_unit_lower_inverse_transposed`."""
     return plgpu.SMEM((2, CHUNK, STRIDE), jnp.bfloat16)
 
 
@@ -50,11 +55,10 @@ def _ptx(result_type, code, constraints, operands, side_effects=False):
     return llvm.inline_asm(result_type, operands, code, constraints, has_side_effects=side_effects)
 
 
-def _pack(low, high):
-    """Two float32 as one word of two bfloat16."""
-    return _ptx(
-        ir.IntegerType.get_signless(32), "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", [high, low]
-    )
+def _pack(low, high, kind="bf16"):
+    """Two float32 as one word of two 16-bit floats."""
+    code = f"cvt.rn.{kind}x2.f32 $0, $1, $2;"
+    return _ptx(ir.IntegerType.get_signless(32), code, "=r,f,f", [high, low])
 
 
 def _unpack(word):
@@ -71,10 +75,24 @@ def _split(low, high):
     return word, _pack(arith.subf(low, rounded_low), arith.subf(high, rounded_high))
 
 
-def _operand(block):
-    """A block of float32 as operand A: (words of roundings, words of remainders)."""
-    pairs = [_split(block[h, c, 0], block[h, c, 1]) for c, h in _HALVES]
-    return tuple(zip(*pairs, strict=True))
+def _words(block):
+    """(half, column) -> (word of roundings, word of remainders)."""
+    return {(h, c): _split(block[h, c, 0], block[h, c, 1]) for h, c in _HALVES}
+
+
+def _operand(words):
+    """Operand A of `_words`: (words of roundings, words of remainders)."""
+    return tuple(zip(*(words[h, c] for c, h in _HALVES), strict=True))
+
+
+def _transpose(words):
+    """`_words` of the transposed block."""
+    i32 = ir.IntegerType.get_signless(32)
+    code = "movmatrix.sync.aligned.m8n8.trans.b16 $0, $1;"
+    return {
+        (c, h): tuple(_ptx(i32, code, "=r,r", [word], True) for word in pair)
+        for (h, c), pair in words.items()
+    }
 
 
 def _mma(sums, a, b):
@@ -90,11 +108,19 @@ def _mma(sums, a, b):
     return [llvm.extractvalue(f32, out, [i]) for i in range(4)]
 
 
+def _address(ref):
+    return llvm.ptrtoint(ir.IntegerType.get_signless(32), utils.memref_ptr(ref))
+
+
+def _store(address, word):
+    _ptx(None, "st.shared.b32 [$0], $1;", "r,r", [address, word], True)
+
+
 class _Shared:
     """The shared copy: D on the diagonal, -A below it, as roundings and remainders."""
 
     def __init__(self, ref):
-        self.base = llvm.ptrtoint(ir.IntegerType.get_signless(32), utils.memref_ptr(ref))
+        self.base = _address(ref)
 
     def _address(self, part, row, column):
         index = arith.addi(arith.muli(row, _i32(STRIDE)), column)
@@ -102,24 +128,15 @@ class _Shared:
         return arith.addi(self.base, arith.shli(index, _i32(1)))
 
     def store(self, part, row, column, word):
-        _ptx(None, "st.shared.b32 [$0], $1;", "r,r", [self._address(part, row, column), word], True)
+        _store(self._address(part, row, column), word)
 
     def load(self, part, row, column):
         i32 = ir.IntegerType.get_signless(32)
         address = self._address(part, row, column)
         return _ptx(i32, "ld.shared.b32 $0, [$1];", "=r,r", [address], True)
 
-    def load_column(self, part, row, column):
-        """Rows `row` and `row` + 1 of one column, as one word."""
-        code = (
-            "{ .reg .b16 low, high; ld.shared.b16 low, [$1]; "
-            f"ld.shared.b16 high, [$1 + {2 * STRIDE}]; mov.b32 $0, {{low, high}}; }}"
-        )
-        address = self._address(part, row, column)
-        return _ptx(ir.IntegerType.get_signless(32), code, "=r,r", [address], True)
 
-
-def _substitute(a, lane):
+def _substitute(minus_a, lane):
     """(I + A)^-1 of a warp's block: step r subtracts A's column r times the result's row r."""
     f32, i32 = ir.F32Type.get(), ir.IntegerType.get_signless(32)
     zero, one = (arith.constant(f32, ir.FloatAttr.get(f32, x)) for x in (0.0, 1.0))
@@ -144,139 +161,156 @@ def _substitute(a, lane):
         for h in range(half, 2):
             if 8 * h + 7 <= r:  # no row of this half is below row r
                 continue
-            factor = arith.negf(shuffle(a[h, half, row % 2], from_column))
+            factor = shuffle(minus_a[h, half, row % 2], from_column)
             for (c, e), value in x_row.items():
                 x[h, c, e] = mlir_math.fma(factor, value, x[h, c, e])
     return x
 
 
-def _select(cases, warp):
-    """cases[warp] for blocks or None (zero)."""
+def _own_block(blocks, warp, lane):
+    """blocks[warp], zero on and above its diagonal (where that is not read, it is left out)."""
     f32 = ir.F32Type.get()
     zero = arith.constant(f32, ir.FloatAttr.get(f32, 0.0))
-    result = dict.fromkeys(_ENTRIES, zero)
-    for j, block in enumerate(cases):
-        if block is not None:
-            here = arith.cmpi(arith.CmpIPredicate.eq, warp, _i32(j))
-            result = {key: arith.select(here, block[key], result[key]) for key in _ENTRIES}
-    return result
+    group, pair = arith.shrui(lane, _i32(2)), arith.shli(arith.andi(lane, _i32(3)), _i32(1))
+    here = [arith.cmpi(arith.CmpIPredicate.eq, warp, _i32(j)) for j in range(1, WARPS)]
+    own = {}
+    for h, c, e in _ENTRIES:
+        if h < c:
+            continue
+        value = blocks[0][h, c, e]
+        for is_here, block in zip(here, blocks[1:], strict=True):
+            value = arith.select(is_here, block[h, c, e], value)
+        if h == c:
+            column = arith.addi(pair, _i32(e))
+            below = arith.cmpi(arith.CmpIPredicate.ugt, group, column)
+            value = arith.select(below, value, zero)
+        own[h, c, e] = value
+    return own
 
 
-@plgpu.inline_mgpu(
-    arg_types=(plgpu.Layout.WGMMA, plgpu.RefType()),
-    return_type=plgpu.ShapeDtypeStruct((CHUNK, CHUNK), jnp.float32, layout=plgpu.Layout.WGMMA),
-)
-def unit_lower_inverse_transposed(ctx, a: mgpu.FragmentedArray, ref):
-    """The transpose of (I + A)^-1.
+@functools.cache
+def _store_inverse(kind, transforms):
+    """The device function for outputs of PTX type `kind` in a tile with these transforms."""
+
+    @plgpu.inline_mgpu(
+        arg_types=(plgpu.Layout.WGMMA, plgpu.RefType(), plgpu.RefType(transforms)),
+    )
+    def store(ctx, minus_a: mgpu.FragmentedArray, split_ref, out_ref):
+        del ctx
+        shared, out = _Shared(split_ref), _address(out_ref)
+        f32 = ir.F32Type.get()
+        lane = arith.remui(utils.thread_idx(), _i32(32))
+        warp = arith.remui(utils.warp_idx(sync=True), _i32(WARPS))
+        group, member = arith.shrui(lane, _i32(2)), arith.andi(lane, _i32(3))
+        pair = arith.shli(member, _i32(1))
+        own_row = arith.shli(warp, _i32(4))
+
+        blocks = [{} for _ in range(WARPS)]
+        for index, register in np.ndenumerate(minus_a.registers):
+            block, c, h = index[1] // 2, index[1] % 2, index[4]
+            for e in range(2):
+                blocks[block][h, c, e] = vector.extract(
+                    register, dynamic_position=[], static_position=[e]
+                )
+
+        def share(words, columns):
+            for (h, c), parts in words.items():
+                row = arith.addi(own_row, arith.addi(group, _i32(8 * h)))
+                column = arith.addi(columns, arith.addi(pair, _i32(8 * c)))
+                for part, word in enumerate(parts):
+                    shared.store(part, row, column, word)
+
+        for j, block in enumerate(blocks[:-1]):
+            with utils.when(arith.cmpi(arith.CmpIPredicate.ugt, warp, _i32(j))):
+                share(_words(block), _i32(BLOCK * j))
+        diagonal = _words(_substitute(_own_block(blocks, warp, lane), lane))
+        share(diagonal, own_row)
+        utils.warpgroup_barrier()
+
+        def block_row(distance):
+            """Of block row warp + distance; the last one again for warps that have none there."""
+            row = arith.addi(warp, _i32(distance))
+            return arith.shli(arith.minui(row, _i32(WARPS - 1)), _i32(4))
+
+        def add_product(sums, operand, rows, columns):
+            """Adds X Z^T, X in registers and Z the shared block that starts there.
+
+            Two sums of each tile, of large and of small products: two short chains instead of a
+            long one.
+            """
+            for c in range(2):
+                row = arith.addi(rows, arith.addi(group, _i32(8 * c)))
+                high, low = (
+                    [
+                        shared.load(
+                            part, row, arith.addi(columns, arith.addi(pair, _i32(8 * half)))
+                        )
+                        for half in range(2)
+                    ]
+                    for part in range(2)
+                )
+                pairs = ((operand[0], high), (operand[0], low), (operand[1], high))
+                for size, (x, z) in zip((0, 1, 1), pairs, strict=True):
+                    sums[size][c] = _mma(sums[size][c], x, z)
+
+        zero = arith.constant(f32, ir.FloatAttr.get(f32, 0.0))
+
+        def no_sums():
+            return [[[zero] * 4 for _ in range(2)] for _ in range(2)]
+
+        def as_block(sums):
+            return {
+                (h, c, e): arith.addf(sums[0][c][2 * h + e], sums[1][c][2 * h + e])
+                for h, c, e in _ENTRIES
+            }
+
+        def emit(distance, block):
+            """Stores a block of the transpose, where wgmma and TMA look for it: 128-byte rows,
+            16-byte columns permuted by the row's number in its group of 8."""
+            block_column = arith.addi(warp, _i32(distance))
+            inside = arith.cmpi(arith.CmpIPredicate.ult, block_column, _i32(WARPS))
+            block_column = arith.andi(block_column, _i32(WARPS - 1))
+            for c in range(2):
+                column = arith.addi(arith.shli(block_column, _i32(1)), _i32(c))
+                column = arith.shli(arith.xori(column, group), _i32(4))
+                for h in range(2):
+                    row = arith.addi(own_row, arith.addi(group, _i32(8 * h)))
+                    address = arith.addi(arith.shli(row, _i32(7)), column)
+                    address = arith.addi(address, arith.shli(member, _i32(2)))
+                    word = _pack(block[h, c, 0], block[h, c, 1], kind)
+                    if distance:
+                        word = arith.select(inside, word, _i32(0))
+                    _store(arith.addi(out, address), word)
+
+        first = _transpose(diagonal)
+        block = {}
+        for (h, c), (high, low) in first.items():
+            for e, (x, y) in enumerate(zip(_unpack(high), _unpack(low), strict=True)):
+                block[h, c, e] = arith.addf(x, y)
+        emit(0, block)
+        operands = [_operand(first)]
+        for distance in range(1, WARPS):
+            rows = block_row(distance)
+            sums, outer = no_sums(), no_sums()
+            for l, operand in enumerate(operands):
+                add_product(sums, operand, rows, block_row(l))
+            add_product(outer, _operand(_words(as_block(sums))), rows, rows)
+            block = as_block(outer)
+            emit(distance, block)
+            operands.append(_operand(_words(block)))
+        return ()
+
+    return store
+
+
+def store_unit_lower_inverse_transposed(minus_a: jax.Array, split_ref, out_ref):
+    """Stores the transpose of (I + A)^-1; commit shared memory before anything else reads it.
 
     Args:
-        a: [64, 64] float32; zero on the diagonal and above it inside the 16 x 16 diagonal blocks
-            (blocks above the diagonal are not read).
-        ref: `scratch()`. Free again for other warps' use once the warpgroup has synchronised.
+        minus_a: -A, [64, 64] float32 in wgmma's layout; entries on and above the diagonal are not
+            read.
+        split_ref: `scratch()`. Free again once the warpgroup has synchronised.
+        out_ref: a [64, 64] tile of bfloat16 or float16 with 128-byte rows, as `smem` makes them.
     """
-    del ctx
-    shared = _Shared(ref)
-    f32 = ir.F32Type.get()
-    lane = arith.remui(utils.thread_idx(), _i32(32))
-    warp = arith.remui(utils.warp_idx(sync=True), _i32(WARPS))
-    group, pair = arith.shrui(lane, _i32(2)), arith.shli(arith.andi(lane, _i32(3)), _i32(1))
-    own_row = arith.shli(warp, _i32(4))
-
-    blocks = [{} for _ in range(WARPS)]
-    for index, register in np.ndenumerate(a.registers):
-        block, c, h = index[1] // 2, index[1] % 2, index[4]
-        for e in range(2):
-            blocks[block][h, c, e] = vector.extract(
-                register, dynamic_position=[], static_position=[e]
-            )
-
-    diagonal = _substitute(_select(blocks, warp), lane)
-    for j, block in enumerate(blocks):
-        here = arith.cmpi(arith.CmpIPredicate.eq, warp, _i32(j))
-        for h, c in _HALVES:
-            values = [
-                arith.select(here, diagonal[h, c, e], arith.negf(block[h, c, e])) for e in (0, 1)
-            ]
-            row = arith.addi(own_row, arith.addi(group, _i32(8 * h)))
-            column = arith.addi(pair, _i32(BLOCK * j + 8 * c))
-            for part, word in enumerate(_split(*values)):
-                shared.store(part, row, column, word)
-    utils.warpgroup_barrier()
-
-    def block_row(distance):
-        """Of block row warp + distance; the last one again for warps that have none there."""
-        row = arith.addi(warp, _i32(distance))
-        return arith.shli(arith.minui(row, _i32(WARPS - 1)), _i32(4))
-
-    def add_product(sums, operand, rows, columns):
-        """Adds X Z^T, X in registers and Z the shared block that starts there.
-
-        Two sums of each tile, of large and of small products: two short chains instead of a long
-        one, for the tensor core's latency is what this function is made of.
-        """
-        for c in range(2):
-            row = arith.addi(rows, arith.addi(group, _i32(8 * c)))
-            high, low = (
-                [
-                    shared.load(part, row, arith.addi(columns, arith.addi(pair, _i32(8 * half))))
-                    for half in range(2)
-                ]
-                for part in range(2)
-            )
-            pairs = ((operand[0], high), (operand[0], low), (operand[1], high))
-            for kind, (x, z) in zip((0, 1, 1), pairs, strict=True):
-                sums[kind][c] = _mma(sums[kind][c], x, z)
-
-    zero = arith.constant(f32, ir.FloatAttr.get(f32, 0.0))
-
-    def no_sums():
-        return [[[zero] * 4 for _ in range(2)] for _ in range(2)]
-
-    def as_block(sums):
-        def total(c, i):
-            return arith.addf(sums[0][c][i], sums[1][c][i])
-
-        return {(h, c, e): total(c, 2 * h + e) for h, c, e in _ENTRIES}
-
-    first = [
-        [
-            shared.load_column(
-                part,
-                arith.addi(own_row, arith.addi(pair, _i32(8 * c))),
-                arith.addi(own_row, arith.addi(group, _i32(8 * h))),
-            )
-            for c, h in _HALVES
-        ]
-        for part in range(2)
-    ]
-    results = [{}]
-    for i, (c, h) in enumerate(_HALVES):
-        pairs = [_unpack(first[part][i]) for part in range(2)]
-        for e in range(2):
-            results[0][h, c, e] = arith.addf(pairs[0][e], pairs[1][e])
-    operands = [first]
-    for distance in range(1, WARPS):
-        rows = block_row(distance)
-        sums = no_sums()
-        for l, operand in enumerate(operands):
-            add_product(sums, operand, rows, block_row(l))
-        outer = no_sums()
-        add_product(outer, _operand(as_block(sums)), rows, rows)
-        results.append(as_block(outer))
-        operands.append(_operand(results[-1]))
-
-    registers = a.registers.copy()
-    for i in range(WARPS):
-        block = _select([results[i - j] if i >= j else None for j in range(WARPS)], warp)
-        for index, register in np.ndenumerate(a.registers):
-            if index[1] // 2 != i:
-                continue
-            for e in range(2):
-                register = vector.insert(
-                    block[index[4], index[1] % 2, e],
-                    register,
-                    dynamic_position=[],
-                    static_position=[e],
-                )
-            registers[index] = register
-    return mgpu.FragmentedArray(_registers=registers, _layout=a.layout, _is_signed=None)
+    kind = {"bfloat16": "bf16", "float16": "f16"}[jnp.dtype(out_ref.dtype).name]
+    _store_inverse(kind, TILE_TRANSFORMS)(minus_a, split_ref, out_ref)

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.delta_rule import kernel_inverse
-from pallas_kernels.delta_rule.kernel_inverse import CHUNK, unit_lower_inverse_transposed
+from pallas_kernels.delta_rule.kernel_inverse import CHUNK, store_unit_lower_inverse_transposed
 
 WGMMA = plgpu.Layout.WGMMA
 
@@ -57,18 +57,18 @@ def chunk_scores(q_s, k_s):
     return jnp.where(row >= column, matmul((CHUNK, CHUNK), (q_s, k_s.T)), 0.0)
 
 
-def chunk_inverse(k_s, beta_C, split_s):
-    """The transpose of Ti, [64, 64] float32, of a chunk in shared memory."""
-    row, column = (_iota((CHUNK, CHUNK), axis) for axis in (0, 1))
+def store_chunk_inverse(k_s, beta_C, split_s, out_ref):
+    """Makes the transpose of a chunk's Ti from its keys in shared memory."""
     gram = matmul((CHUNK, CHUNK), (k_s, k_s.T))
-    a = jnp.where(row > column, lax.broadcast_in_dim(beta_C, gram.shape, (0,)) * gram, 0.0)
-    return unit_lower_inverse_transposed(a, split_s)
+    minus_a = lax.broadcast_in_dim(-beta_C, gram.shape, (0,)) * gram
+    store_unit_lower_inverse_transposed(minus_a, split_s, out_ref)
 
 
 def prepare(
     q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], beta: Float[Array, "B H T2"]
 ) -> tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]]:
-    """Inverses and scores of all chunks: Ti = (I + stril(diag(beta) K K^T))^-1, P = tril(Q K^T).
+    """Inverses and scores of all chunks: Ti^T with Ti = (I + stril(diag(beta) K K^T))^-1, and
+    P = tril(Q K^T).
 
     Grid [N, H, B]; one program, of one warpgroup, owns one chunk of one head. Shared memory: q, k
     and staging; everything else is in registers. Tails are zeros: TMA fills what lies past T.
@@ -93,7 +93,7 @@ def prepare(
             beta_C = plgpu.load(beta_ref.at[b, h, tokens], layout=WGMMA.reduce(1), optimized=False)
             plgpu.barrier_wait(loaded)
             out_s[1] = chunk_scores(q_s, k_s).astype(dtype)
-            out_s.at[0].T[...] = chunk_inverse(k_s, beta_C, split_s).astype(dtype)
+            store_chunk_inverse(k_s, beta_C, split_s, out_s.at[0])
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(out_s.at[0], inverse_ref.at[b, h, n])
             plgpu.copy_smem_to_gmem(out_s.at[1], scores_ref.at[b, h, n])

@@ -10,8 +10,8 @@ registers. All that streams through shared memory is operand B.
                O^T = scale (S^T Q^T + U^T P^T)
     reverse    dU^T = dO^T P + dS^T K^T     dX^T = dU^T Ti     dS^T += dO^T Q - (dX^T B) K
 
-with B = diag(beta) and Ti, P from kernel_prepare.py. The reverse pass runs in units of `scale`
-(it sees O / scale), so neither Q nor dO is ever multiplied by it.
+with B = diag(beta) and kernel_prepare.py's tiles: `inverse` is Ti^T, `scores` is P. The reverse
+pass runs in units of `scale` (it sees O / scale): neither Q nor dO is ever multiplied by it.
 
 Grid [V / (64 W), H, B]; a program owns W blocks of 64 value columns of one head, one consumer
 warpgroup each, and walks the chunks; one more warpgroup loads. Loop-carried: S^T or dS^T,
@@ -30,10 +30,10 @@ from pallas_kernels.delta_rule.kernel_prepare import (
     CHUNK,
     WGMMA,
     add_matmul,
-    chunk_inverse,
     chunk_scores,
     matmul,
     smem,
+    store_chunk_inverse,
 )
 
 BLOCK_V = 64
@@ -121,6 +121,8 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=F
                     plgpu.barrier_arrive(empty.at[slot])
                     if make:
                         plgpu.barrier_arrive(made_empty.at[made_slot])
+                    if not stored:
+                        return carry
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                     for name, kind in stored.items():
                         ref = staging[name].at[wg]
@@ -175,8 +177,7 @@ def _serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=F
 
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                     made["scores"][made_slot] = chunk_scores(q_s, k_s).astype(dtype)
-                    inverse = chunk_inverse(k_s, beta_C, split_s)
-                    made["inverse"].at[made_slot].T[...] = inverse.astype(dtype)
+                    store_chunk_inverse(k_s, beta_C, split_s, made["inverse"].at[made_slot])
                     plgpu.commit_smem()
                     plgpu.barrier_arrive(made_full.at[made_slot])
 
@@ -235,11 +236,14 @@ def _pseudo_values(tiles, carry, inside, dtype):
     """U^T [64, C], float32, of a chunk whose incoming state is `carry`, and that state's cast."""
     shape = (BLOCK_V, CHUNK)
     state = carry.astype(dtype)
-    v = plgpu.load(tiles["v"].at[:, inside].T, layout=WGMMA, optimized=False)
     beta = plgpu.load(tiles["beta"], layout=WGMMA.reduce(0), optimized=False)
     read = matmul(shape, (state, tiles["k"].T))
-    x = (v.astype(jnp.float32) - read) * _columns(beta, shape)
-    return matmul(shape, (x.astype(dtype), tiles["inverse"].T)).astype(dtype), state
+    x = -read
+    if "v" in tiles:
+        v = plgpu.load(tiles["v"].at[:, inside].T, layout=WGMMA, optimized=False)
+        x = v.astype(jnp.float32) - read
+    x = x * _columns(beta, shape)
+    return matmul(shape, (x.astype(dtype), tiles["inverse"])).astype(dtype), state
 
 
 def forward(
@@ -272,6 +276,26 @@ def forward(
         make=tiles is None,
     )
     return outputs["o"], final_state
+
+
+def final_state(
+    k: Float[Array, "B T H K"],
+    v: Float[Array, "B T H V"] | None,
+    beta: Float[Array, "B H T2"],
+    inverse: Float[Array, "B H N C C"],
+    initial_state: Float[Array, "B H K V"],
+) -> Float[Array, "B H K V"]:
+    """The state after the last token, and nothing else; v = None stands for zeros."""
+    dtype = k.dtype
+
+    def body(tiles, carry, inside):
+        u, _ = _pseudo_values(tiles, carry, inside, dtype)
+        return {}, add_matmul(carry, (u, tiles["k"]))
+
+    operands = {"k": (k, "keys"), "beta": (beta, "rows"), "inverse": (inverse, "tiles")}
+    if v is not None:
+        operands["v"] = (v, "values")
+    return _serial_kernel(body, operands, initial_state, {}, warpgroups=1)[1]
 
 
 def states(
@@ -326,9 +350,18 @@ def cotangents(
     beta: Float[Array, "B H T2"],
     tiles: tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]],
     dfinal_state: Float[Array, "B H K V"],
-) -> tuple[Float[Array, "B T H V"], Float[Array, "B H N V K"], Float[Array, "B H K V"]]:
+    *,
+    only_initial_state: bool = False,
+) -> tuple[
+    Float[Array, "B T H V"] | None,
+    Float[Array, "B H N V K"] | None,
+    Float[Array, "B H K V"],
+]:
     """The reverse pass: dX, the transposed cotangent of every chunk's outgoing state (both in do's
-    dtype), and the initial state's cotangent; everything, `dfinal_state` too, over `scale`."""
+    dtype), and the initial state's cotangent; everything, `dfinal_state` too, over `scale`.
+
+    With `only_initial_state`, the first two are None.
+    """
     dtype = do.dtype
     batch, heads, key_size, value_size = dfinal_state.shape
     shape = (BLOCK_V, CHUNK)
@@ -338,12 +371,17 @@ def cotangents(
         do_t = tiles["do"].at[:, inside].T
         beta_row = plgpu.load(tiles["beta"], layout=WGMMA.reduce(0), optimized=False)
         du = matmul(shape, (do_t, tiles["scores"]), (dstate, tiles["k"].T))
-        dx = matmul(shape, (du.astype(dtype), tiles["inverse"]))
+        dx = matmul(shape, (du.astype(dtype), tiles["inverse"].T))
         dv = (-dx * _columns(beta_row, shape)).astype(dtype)
         carry = add_matmul(carry, (do_t, tiles["q"]), (dv, tiles["k"]))
-        return {"dx": dx.astype(dtype), "dstates": dstate}, carry
+        outputs = {"dx": dx.astype(dtype), "dstates": dstate}
+        return {} if only_initial_state else outputs, carry
 
     dstates_shape = (batch, heads, tiles[0].shape[2], value_size, key_size)
+    out_types = {
+        "dx": (jax.ShapeDtypeStruct(do.shape, dtype), "values"),
+        "dstates": (jax.ShapeDtypeStruct(dstates_shape, dtype), "states"),
+    }
     outputs, dinitial_state = _serial_kernel(
         body,
         {
@@ -355,11 +393,8 @@ def cotangents(
             "scores": (tiles[1], "tiles"),
         },
         dfinal_state,
-        {
-            "dx": (jax.ShapeDtypeStruct(do.shape, dtype), "values"),
-            "dstates": (jax.ShapeDtypeStruct(dstates_shape, dtype), "states"),
-        },
+        {} if only_initial_state else out_types,
         warpgroups=_warpgroups(value_size) if batch * heads > FEW_HEADS else 1,
         reverse=True,
     )
-    return outputs["dx"], outputs["dstates"], dinitial_state
+    return outputs.get("dx"), outputs.get("dstates"), dinitial_state

@@ -2,8 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Hopper kernels as one differentiable function: padding, order of kernels, residuals.
 
-Residuals are the inputs and nothing else, as in vjp.py; inverses, scores and chunk states are
-recomputed. A custom_vjp: kernels have no forward mode and no second order; "xla" has both.
+Residuals are the inputs, as in vjp.py; inverses, scores and chunk states are recomputed. A
+custom_vjp: kernels have no forward mode and no second order; "xla" has both.
+
+A long row with few heads is cut into pieces that are gone through side by side. A piece maps its
+incoming state S to M S + R, exactly; M is what it does to the identity with v = 0, R what it does
+to zero. From M and R of all pieces follows each one's true incoming state, and M^T does the same
+for cotangents. Residuals are then also the pieces' M and incoming states (small).
 """
 
 import functools
@@ -18,6 +23,8 @@ from pallas_kernels.delta_rule.kernel_prepare import CHUNK
 
 KEY_SIZES = (64, 128)
 MAX_VALUE_SIZE = 256
+PIECES = 4
+LONG = 32768  # tokens from which a row of few heads is cut into pieces
 
 
 def unsupported(q, k, v, beta, initial_state, segments, *, scale, chunk_size) -> str | None:
@@ -50,35 +57,98 @@ def _pad_beta(beta: Float[Array, "B T H"]) -> Float[Array, "B H T2"]:
     return jnp.swapaxes(_pad(beta.astype(jnp.float32), {1: length}), 1, 2)
 
 
-def _tiles(q, k, beta):
+def _pieces(length: int, heads: int) -> int:
+    """Into how many pieces a row is cut, to be gone through side by side.
+
+    Worth it (the row is gone through twice) only for few heads and many tokens. Not a function of
+    the batch: the same row gives the same bits in any batch.
+    """
+    return PIECES if length % (PIECES * CHUNK) == 0 and length >= LONG and heads <= 16 else 1
+
+
+def _cut(x: Float[Array, "B T *D"], pieces: int) -> Float[Array, "B2 T2 *D"]:
+    """[B, T, ...] -> [B P, T / P, ...]."""
+    return x.reshape(x.shape[0] * pieces, x.shape[1] // pieces, *x.shape[2:])
+
+
+def _tiles(q, k, beta, pieces):
     """Inverses and scores, where the serial kernel does not make them on its way."""
     few = q.shape[0] * q.shape[2] <= kernel_serial.FEW_HEADS
-    return kernel_prepare.prepare(q, k, beta) if few else None
+    return kernel_prepare.prepare(q, k, beta) if few or pieces > 1 else None
+
+
+def _through_pieces(transitions, additions, state, *, reverse=False):
+    """The state that enters every piece: state <- M state + R, in the order of the pieces.
+
+    transitions [B P, H, K, K], additions [B P, H, K, V], state [B, H, K, V]; in reverse, the
+    cotangent that enters every piece from behind, state <- M^T state + R.
+    """
+    batch = state.shape[0]
+    m, r = (x.reshape(batch, -1, *x.shape[1:]) for x in (transitions, additions))
+    pieces = m.shape[1]
+    subscripts = "bhji,bhjv->bhiv" if reverse else "bhij,bhjv->bhiv"
+    entering = [state]
+    for i in range(pieces - 1):
+        n = pieces - 1 - i if reverse else i
+        moved = jnp.einsum(subscripts, m[:, n], entering[-1], precision="highest")
+        entering.append(moved + r[:, n])
+    if reverse:
+        entering.reverse()
+    return jnp.stack(entering, axis=1).reshape(r.shape[0] * pieces, *state.shape[1:])
+
+
+def _prepare(q, k, v, beta, initial_state):
+    """Cuts rows into pieces; returns them, tiles, the pieces' transitions and first states."""
+    pieces = _pieces(*q.shape[1:3])
+    q, k, v = (_cut(x, pieces) for x in (q, k, v))
+    beta = _pad_beta(_cut(beta, pieces))
+    tiles = _tiles(q, k, beta, pieces)
+    transitions, states = None, initial_state
+    if pieces > 1:
+        batch, heads, key_size, value_size = initial_state.shape
+        identity = jnp.broadcast_to(jnp.eye(key_size), (batch * pieces, heads, key_size, key_size))
+        nothing = jnp.zeros((batch * pieces, heads, key_size, value_size), jnp.float32)
+        transitions = kernel_serial.final_state(k, None, beta, tiles[0], identity)
+        additions = kernel_serial.final_state(k, v, beta, tiles[0], nothing)
+        states = _through_pieces(transitions, additions, initial_state)
+    return (q, k, v, beta), tiles, transitions, states
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _delta_rule(q, k, v, beta, initial_state, scale):
-    beta = _pad_beta(beta)
-    tiles = _tiles(q, k, beta)
-    return kernel_serial.forward(q, k, v, beta, tiles, initial_state, scale=scale)
+    return _forward(q, k, v, beta, initial_state, scale)[0]
 
 
 def _forward(q, k, v, beta, initial_state, scale):
-    return _delta_rule(q, k, v, beta, initial_state, scale), (q, k, v, beta, initial_state)
+    cut, tiles, transitions, states = _prepare(q, k, v, beta, initial_state)
+    output, final_state = kernel_serial.forward(*cut, tiles, states, scale=scale)
+    # Of every row, the state after its last piece.
+    final_state = final_state.reshape(q.shape[0], -1, *final_state.shape[1:])[:, -1]
+    residuals = q, k, v, beta, states, transitions
+    return (output.reshape(v.shape), final_state), residuals
 
 
 def _backward(scale, residuals, cotangents):
-    q, k, v, beta, initial_state = residuals
+    *inputs, states, transitions = residuals
     do, dfinal_state = cotangents
-    padded = _pad_beta(beta)
-    u, states, tiles = kernel_serial.states(q, k, v, padded, _tiles(q, k, padded), initial_state)
-    dx, dstates, dinitial_state = kernel_serial.cotangents(
-        q, k, do, padded, tiles, dfinal_state / scale
-    )
-    dq, dk, dv, dbeta = kernel_gradients.gradients(
-        q, k, v, padded, do, u, dx, states, dstates, scale=scale
-    )
-    dbeta = jnp.swapaxes(dbeta, 1, 2)[:, : q.shape[1]].astype(beta.dtype)
+    pieces = states.shape[0] // do.shape[0]
+    q, k, v, do = (_cut(x, pieces) for x in (*inputs[:3], do))
+    beta = _pad_beta(_cut(inputs[3], pieces))
+    dstates = dfinal_state / scale
+    tiles = _tiles(q, k, beta, pieces)
+    u, states, tiles = kernel_serial.states(q, k, v, beta, tiles, states)
+    if pieces > 1:
+        nothing = jnp.zeros((q.shape[0], *dfinal_state.shape[1:]), jnp.float32)
+        *_, additions = kernel_serial.cotangents(
+            q, k, do, beta, tiles, nothing, only_initial_state=True
+        )
+        dstates = _through_pieces(transitions, additions, dstates, reverse=True)
+    dx, dstates, dinitial_state = kernel_serial.cotangents(q, k, do, beta, tiles, dstates)
+    gradients = kernel_gradients.gradients(q, k, v, beta, do, u, dx, states, dstates, scale=scale)
+    dq, dk, dv = (x.reshape(y.shape) for x, y in zip(gradients, inputs[:3], strict=False))
+    dbeta = jnp.swapaxes(gradients[3], 1, 2)[:, : q.shape[1]]
+    dbeta = dbeta.reshape(inputs[3].shape).astype(inputs[3].dtype)
+    dinitial_state = dinitial_state.reshape(-1, pieces, *dinitial_state.shape[1:])[:, 0]
     return dq, dk, dv, dbeta, scale * dinitial_state
 
 
