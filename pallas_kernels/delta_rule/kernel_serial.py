@@ -236,13 +236,10 @@ def _pseudo_values(tiles, carry, inside, dtype):
     """U^T [64, C], float32, of a chunk whose incoming state is `carry`, and that state's cast."""
     shape = (BLOCK_V, CHUNK)
     state = carry.astype(dtype)
+    v = plgpu.load(tiles["v"].at[:, inside].T, layout=WGMMA, optimized=False)
     beta = plgpu.load(tiles["beta"], layout=WGMMA.reduce(0), optimized=False)
     read = matmul(shape, (state, tiles["k"].T))
-    x = -read
-    if "v" in tiles:
-        v = plgpu.load(tiles["v"].at[:, inside].T, layout=WGMMA, optimized=False)
-        x = v.astype(jnp.float32) - read
-    x = x * _columns(beta, shape)
+    x = (v.astype(jnp.float32) - read) * _columns(beta, shape)
     return matmul(shape, (x.astype(dtype), tiles["inverse"])).astype(dtype), state
 
 
@@ -278,24 +275,39 @@ def forward(
     return outputs["o"], final_state
 
 
-def final_state(
+def transition(
     k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H V"] | None,
+    v: Float[Array, "B T H V"],
     beta: Float[Array, "B H T2"],
     inverse: Float[Array, "B H N C C"],
-    initial_state: Float[Array, "B H K V"],
-) -> Float[Array, "B H K V"]:
-    """The state after the last token, and nothing else; v = None stands for zeros."""
+) -> tuple[Float[Array, "B H K K"], Float[Array, "B H K V"]]:
+    """M and R such that the state after the last token is M S + R, for any initial state S.
+
+    One pass over [R, M] as a state of V + K columns, which starts as [0, I]; past its V columns, v
+    loads as zeros.
+    """
+    batch, _, heads, key_size = k.shape
+    value_size = v.shape[-1]
     dtype = k.dtype
 
     def body(tiles, carry, inside):
         u, _ = _pseudo_values(tiles, carry, inside, dtype)
         return {}, add_matmul(carry, (u, tiles["k"]))
 
-    operands = {"k": (k, "keys"), "beta": (beta, "rows"), "inverse": (inverse, "tiles")}
-    if v is not None:
-        operands["v"] = (v, "values")
-    return _serial_kernel(body, operands, initial_state, {}, warpgroups=1)[1]
+    start = jnp.eye(key_size, value_size + key_size, k=value_size, dtype=jnp.float32)
+    _, final = _serial_kernel(
+        body,
+        {
+            "k": (k, "keys"),
+            "v": (v, "values"),
+            "beta": (beta, "rows"),
+            "inverse": (inverse, "tiles"),
+        },
+        jnp.broadcast_to(start, (batch, heads, *start.shape)),
+        {},
+        warpgroups=_warpgroups(value_size + key_size),
+    )
+    return final[..., value_size:], final[..., :value_size]
 
 
 def states(

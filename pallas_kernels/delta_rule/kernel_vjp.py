@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Hopper kernels as one differentiable function: padding, order of kernels, residuals.
 
-Residuals are the inputs, as in vjp.py; inverses, scores and chunk states are recomputed. A
-custom_vjp: kernels have no forward mode and no second order; "xla" has both.
+Residuals are the inputs, as in vjp.py; chunk states are recomputed, and so are inverses and scores
+where the serial kernel makes them on its way (with few heads a kernel of its own does, and they
+are kept: 256 bytes a token and head). A custom_vjp: kernels have no forward mode and no second
+order; "xla" has both.
 
 A long row with few heads is cut into pieces that are gone through side by side. A piece maps its
 incoming state S to M S + R, exactly; M is what it does to the identity with v = 0, R what it does
@@ -105,11 +107,7 @@ def _prepare(q, k, v, beta, initial_state):
     tiles = _tiles(q, k, beta, pieces)
     transitions, states = None, initial_state
     if pieces > 1:
-        batch, heads, key_size, value_size = initial_state.shape
-        identity = jnp.broadcast_to(jnp.eye(key_size), (batch * pieces, heads, key_size, key_size))
-        nothing = jnp.zeros((batch * pieces, heads, key_size, value_size), jnp.float32)
-        transitions = kernel_serial.final_state(k, None, beta, tiles[0], identity)
-        additions = kernel_serial.final_state(k, v, beta, tiles[0], nothing)
+        transitions, additions = kernel_serial.transition(k, v, beta, tiles[0])
         states = _through_pieces(transitions, additions, initial_state)
     return (q, k, v, beta), tiles, transitions, states
 
@@ -124,18 +122,17 @@ def _forward(q, k, v, beta, initial_state, scale):
     output, final_state = kernel_serial.forward(*cut, tiles, states, scale=scale)
     # Of every row, the state after its last piece.
     final_state = final_state.reshape(q.shape[0], -1, *final_state.shape[1:])[:, -1]
-    residuals = q, k, v, beta, states, transitions
+    residuals = (q, k, v, beta), tiles, transitions, states
     return (output.reshape(v.shape), final_state), residuals
 
 
 def _backward(scale, residuals, cotangents):
-    *inputs, states, transitions = residuals
+    inputs, tiles, transitions, states = residuals
     do, dfinal_state = cotangents
     pieces = states.shape[0] // do.shape[0]
     q, k, v, do = (_cut(x, pieces) for x in (*inputs[:3], do))
     beta = _pad_beta(_cut(inputs[3], pieces))
     dstates = dfinal_state / scale
-    tiles = _tiles(q, k, beta, pieces)
     u, states, tiles = kernel_serial.states(q, k, v, beta, tiles, states)
     if pieces > 1:
         nothing = jnp.zeros((q.shape[0], *dfinal_state.shape[1:]), jnp.float32)
@@ -145,7 +142,7 @@ def _backward(scale, residuals, cotangents):
         dstates = _through_pieces(transitions, additions, dstates, reverse=True)
     dx, dstates, dinitial_state = kernel_serial.cotangents(q, k, do, beta, tiles, dstates)
     gradients = kernel_gradients.gradients(q, k, v, beta, do, u, dx, states, dstates, scale=scale)
-    dq, dk, dv = (x.reshape(y.shape) for x, y in zip(gradients, inputs[:3], strict=False))
+    dq, dk, dv = (x.reshape(y.shape) for x, y in zip(gradients[:3], inputs[:3], strict=True))
     dbeta = jnp.swapaxes(gradients[3], 1, 2)[:, : q.shape[1]]
     dbeta = dbeta.reshape(inputs[3].shape).astype(inputs[3].dtype)
     dinitial_state = dinitial_state.reshape(-1, pieces, *dinitial_state.shape[1:])[:, 0]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.delta_rule import kernel_serial
+from pallas_kernels.delta_rule import kernel_serial, kernel_vjp
 from pallas_kernels.delta_rule.api import delta_rule
 
 pytestmark = [
@@ -102,6 +102,14 @@ def test_repeated_keys():
     k = jnp.take(k, jnp.arange(512) % 4, axis=1)
     got = outputs_and_gradients((q, k, v, beta, state), cotangents, "pallas")
     assert_close(got, wanted((q, k, v, beta, state), cotangents), 1e-2)
+
+
+def test_long_rows_in_pieces(monkeypatch):
+    monkeypatch.setattr(kernel_vjp, "LONG", 768)
+    assert kernel_vjp._pieces(768, 2) == 4
+    args, cotangents = make_inputs(2, 768, 2, 128, 64, jnp.bfloat16)
+    got = outputs_and_gradients(args, cotangents, "pallas")
+    assert_close(got, wanted(args, cotangents), 1e-2)
 
 
 @pytest.mark.parametrize("batch", [1, MANY])
