@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from pallas_kernels.delta_rule import kernel_serial
+from pallas_kernels.delta_rule import kernel_serial, kernel_vjp
 from pallas_kernels.delta_rule.api import delta_rule
 from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
 
@@ -43,6 +43,7 @@ def outputs_and_gradients(args, cotangents):
         pytest.param(2, 200, 2, 128, 128, jnp.bfloat16, id="few_heads"),
         pytest.param(MANY, 64, 1, 128, 128, jnp.bfloat16, id="many_heads"),
         pytest.param(1, 1, 1, 64, 64, jnp.float16, id="one_token_float16"),
+        pytest.param(1, kernel_vjp.LONG, 1, 64, 64, jnp.bfloat16, id="in_pieces"),
         pytest.param(MANY, 130, 1, 48, 200, jnp.float16, id="padded"),
     ],
 )
@@ -55,6 +56,22 @@ def test_lowers_for_cuda(batch, length, heads, key_size, value_size, dtype):
     outputs, gradients = traced.out_info
     assert [x.shape for x in outputs] == [x.shape for x in cotangents]
     assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in args]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_states_go_through_pieces_in_order(reverse):
+    keys = jax.random.split(jax.random.key(0), 3)
+    batch, pieces = 2, 3
+    m = jax.random.normal(keys[0], (batch * pieces, 2, 4, 4))
+    r = jax.random.normal(keys[1], (batch * pieces, 2, 4, 5))
+    state = jax.random.normal(keys[2], (batch, 2, 4, 5))
+    entering = kernel_vjp._through_pieces(m, r, state, reverse=reverse)
+    for b in range(batch):
+        expected = state[b]
+        for n in reversed(range(pieces)) if reverse else range(pieces):
+            i = b * pieces + n
+            assert jnp.allclose(entering[i], expected, atol=1e-5)
+            expected = (jnp.swapaxes(m[i], -1, -2) if reverse else m[i]) @ expected + r[i]
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 2, 64, 64), (0, 5, 2, 64, 64)])
