@@ -19,16 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import chunking
 from pallas_kernels._common.precision import matmul, state_dtype
+from pallas_kernels._common.segments import ChunkMasks, chunk_masks, lower, only
 from pallas_kernels.delta_rule import wy
-
-
-class Masks(NamedTuple):
-    """Where segments let tokens of a chunk see each other and the state (eq. 9)."""
-
-    same: jax.Array  # [N, B, 1, C, C]: tokens i and j are of one segment
-    reads: jax.Array  # [N, B, 1, C, 1]: the token's segment is the incoming state's
-    writes: jax.Array  # [N, B, 1, C, 1]: the token's segment is the outgoing state's
-    keeps: jax.Array  # [N, B, 1, 1, 1]: the incoming state survives the chunk
 
 
 class Chunks(NamedTuple):
@@ -46,30 +38,7 @@ class Chunks(NamedTuple):
     q_reads: jax.Array  # q, zero where the token does not see the incoming state
     k_reads: jax.Array  # k, likewise
     k_writes: jax.Array  # k, zero where the token does not reach the outgoing state
-    masks: Masks | None
-
-
-def _segment_masks(segments: Int[Array, "B T"], chunk_size: int) -> Masks:
-    ids_NBC = chunking.split_segments(segments, chunk_size)
-    # The state entering chunk n belongs to the last token of chunk n - 1; to segment 0 at first.
-    last_NB1 = ids_NBC[:, :, -1:]
-    incoming_NB1 = jnp.concatenate([jnp.zeros_like(last_NB1[:1]), last_NB1[:-1]])
-    return Masks(
-        same=(ids_NBC[..., :, None] == ids_NBC[..., None, :])[:, :, None],
-        reads=(ids_NBC == incoming_NB1)[:, :, None, :, None],
-        writes=(ids_NBC == last_NB1)[:, :, None, :, None],
-        keeps=(last_NB1 == incoming_NB1)[:, :, None, :, None],
-    )
-
-
-def _lower(x: jax.Array, masks: Masks | None, *, strict: bool) -> jax.Array:
-    """The (strictly) lower triangle of [..., C, C], within segments."""
-    x = jnp.tril(x, -1 if strict else 0)
-    return x if masks is None else jnp.where(masks.same, x, 0)
-
-
-def _only(x: jax.Array, mask: jax.Array) -> jax.Array:
-    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+    masks: ChunkMasks | None
 
 
 def _prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunks:
@@ -77,15 +46,15 @@ def _prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunk
     dtype = v.dtype
     q, k, v = (chunking.split_heads(x, chunk_size) for x in (q, k, v))
     beta = chunking.split_heads(beta, chunk_size)[..., None].astype(state_dtype(dtype))
-    masks = None if segments is None else _segment_masks(segments, chunk_size)
+    masks = None if segments is None else chunk_masks(segments, chunk_size)
 
     gram = matmul("...ik,...jk->...ij", k, k, input_dtype=dtype)
-    tril_inverse = wy.unit_lower_inverse(_lower(beta * gram, masks, strict=True))
+    tril_inverse = wy.unit_lower_inverse(lower(beta * gram, masks, strict=True))
     scores = scale * matmul("...ik,...jk->...ij", q, k, input_dtype=dtype)
     q_reads, k_reads, k_writes = q, k, k
     if masks is not None:
-        q_reads, k_reads = _only(q, masks.reads), _only(k, masks.reads)
-        k_writes = _only(k, masks.writes)
+        q_reads, k_reads = only(q, masks.reads), only(k, masks.reads)
+        k_writes = only(k, masks.writes)
     return Chunks(
         q=q,
         k=k,
@@ -93,7 +62,7 @@ def _prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunk
         beta=beta,
         gram=gram,
         tril_inverse=tril_inverse,
-        scores=_lower(scores, masks, strict=False),
+        scores=lower(scores, masks, strict=False),
         w=matmul("...ij,...jk->...ik", tril_inverse, beta * k_reads, input_dtype=dtype),
         u=matmul("...ij,...jv->...iv", tril_inverse, beta * v, input_dtype=dtype),
         q_reads=q_reads,
@@ -103,9 +72,9 @@ def _prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunk
     )
 
 
-def _pass_on(state: jax.Array, masks: Masks | None) -> jax.Array:
+def _pass_on(state: jax.Array, masks: ChunkMasks | None) -> jax.Array:
     """What of a chunk's incoming state (or of its outgoing cotangent) crosses the chunk."""
-    return state if masks is None else _only(state, masks.keeps)
+    return state if masks is None else only(state, masks.keeps)
 
 
 def _chunk_states(chunks: Chunks, initial_state, dtype):
@@ -210,8 +179,8 @@ def backward(
     )
 
     # Everything else is parallel over chunks.
-    dscores = scale * _lower(mm("...iv,...jv->...ij", do, pseudo_values), masks, strict=False)
-    da = -_lower(mm("...iv,...jv->...ij", dx, pseudo_values), masks, strict=True)
+    dscores = scale * lower(mm("...iv,...jv->...ij", do, pseudo_values), masks, strict=False)
+    da = -lower(mm("...iv,...jv->...ij", dx, pseudo_values), masks, strict=True)
     dv = chunks.beta * dx
     error = chunks.v - mm("...ck,...kv->...cv", chunks.k_reads, states)
     dbeta = jnp.sum(dx * error, axis=-1) + jnp.sum(da * chunks.gram, axis=-1)
@@ -220,8 +189,8 @@ def backward(
     dk_write = mm("...cv,...kv->...ck", pseudo_values, dstates)
     dq_read = scale * mm("...cv,...kv->...ck", do, states)
     if masks is not None:
-        dk_read, dq_read = _only(dk_read, masks.reads), _only(dq_read, masks.reads)
-        dk_write = _only(dk_write, masks.writes)
+        dk_read, dq_read = only(dk_read, masks.reads), only(dq_read, masks.reads)
+        dk_write = only(dk_write, masks.writes)
     dk = (
         dk_read
         + dk_write

@@ -22,30 +22,10 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels._common import chunking
 from pallas_kernels.delta_rule import kernel_gradients, kernel_prepare, kernel_serial
 from pallas_kernels.delta_rule.kernel_prepare import CHUNK
+from pallas_kernels.delta_rule.kernel_support import KEY_SIZES
 
-KEY_SIZES = (64, 128)
-MAX_VALUE_SIZE = 256
 PIECES = 4
 LONG = 32768  # tokens from which a row of few heads is cut into pieces
-
-
-def unsupported(q, k, v, beta, initial_state, segments, *, scale, chunk_size) -> str | None:
-    """Why the kernels cannot take these arguments here, or None."""
-    del k, beta, initial_state, chunk_size  # the kernels choose their own chunks
-    device = jax.devices()[0]
-    if device.platform != "gpu" or getattr(device, "compute_capability", None) != "9.0":
-        return f"the kernels need a Hopper GPU (compute capability 9.0), this is {device}"
-    if jnp.dtype(q.dtype).name not in ("bfloat16", "float16"):
-        return f"the kernels take bfloat16 and float16, got {q.dtype}"
-    if q.shape[-1] > max(KEY_SIZES):
-        return f"the kernels take K <= {max(KEY_SIZES)}, got {q.shape[-1]}"
-    if v.shape[-1] > MAX_VALUE_SIZE:
-        return f"the kernels take V <= {MAX_VALUE_SIZE}, got {v.shape[-1]}"
-    if segments is not None:
-        return "the kernels do not take segment_ids yet"
-    if scale == 0:
-        return "the kernels divide by scale, got 0"
-    return None
 
 
 def _pad(x: jax.Array, sizes: dict[int, int]) -> jax.Array:
@@ -163,7 +143,7 @@ def delta_rule_kernels(
     scale: float,
     chunk_size: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """The delta rule on a Hopper GPU; what it takes, `unsupported` says."""
+    """The delta rule on a Hopper GPU; what it takes, kernel_support.py says."""
     del segments, chunk_size
     if 0 in v.shape or 0 in q.shape:
         return jnp.zeros_like(v), initial_state

@@ -114,15 +114,10 @@ def _abstract_eval(*operands, scale, chunk_size):
 
 def _batch(operands, dims, *, scale, chunk_size):
     """A mapped axis becomes part of the batch axis, the first of every operand."""
-    size = next(
-        x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not batching.not_mapped
-    )
+    size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
 
     def fold(x, d):
-        if d is batching.not_mapped:
-            x = jnp.broadcast_to(x, (size, *x.shape))
-        else:
-            x = jnp.moveaxis(x, d, 0)
+        x = jnp.broadcast_to(x, (size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
         return x.reshape(size * x.shape[1], *x.shape[2:])
 
     folded = [fold(x, d) for x, d in zip(operands, dims, strict=True)]

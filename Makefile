@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh Linux machine: `make demo` and `make test`.
+
+PYTHON ?= $(shell scripts/find_python.sh)
+VENV := .venv
+BIN := $(VENV)/bin
+# Made again whenever the pins change.
+STAMP := $(VENV)/.installed$(if $(GPU),-gpu)
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## make .venv and install requirements.txt (GPU=1: also jax[cuda13])
+
+$(STAMP): requirements.txt pyproject.toml scripts/find_python.sh
+	@scripts/find_python.sh > /dev/null
+	@echo "Making $(VENV) with $(PYTHON)"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(if $(GPU),@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-gpu.txt)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+demo: $(STAMP) ## train, compare, checkpoint, restore: the main job, within five minutes
+	@$(BIN)/python -m experiments.demo
+
+test: $(STAMP) ## the whole CPU suite
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
+
+lint: $(STAMP) ## formatting and static checks
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+format: $(STAMP) ## rewrite the files as lint wants them
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Linear -> short convolution -> activation: how mixers make queries, keys and values."""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from deltanet_jax.layers.linear import linear
+from deltanet_jax.layers.short_conv import ShortConv
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "elu_plus_one": lambda x: jax.nn.elu(x) + 1,
+    "identity": lambda x: x,
+}
+
+
+class HeadProjection(nnx.Module):
+    """x [B, T, D] -> [B, T, H, head_dim]. `conv_size` 0 leaves the convolution out.
+
+    The state is the convolution's, or an empty tuple without one.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        head_dim: int,
+        *,
+        conv_size: int,
+        activation: str,
+        init_std: float,
+        dtype,
+        param_dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.activation = activation
+        size = num_heads * head_dim
+        kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.proj = linear(d_model, size, init_std=init_std, **kinds)
+        self.conv = ShortConv(size, conv_size, **kinds) if conv_size else None
+
+    def init_state(self, batch_size: int):
+        return () if self.conv is None else self.conv.init_state(batch_size)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        segment_ids: Int[Array, "B T"] | None,
+        state,
+    ) -> tuple[Float[Array, "B T H K"], object]:
+        y = self.proj(x)
+        new_state = ()
+        if self.conv is not None:
+            y, new_state = self.conv(y, segment_ids=segment_ids, state=state)
+        y = ACTIVATIONS[self.activation](y)
+        return y.reshape(*y.shape[:2], self.num_heads, self.head_dim), new_state

@@ -1,0 +1,190 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Softmax attention with rotary positions, grouped heads and an optional sliding window."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from deltanet_jax.config import check_at_least
+from deltanet_jax.layers.linear import linear
+from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
+from pallas_kernels._common import dispatch
+from pallas_kernels._common.segments import number_segments
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig(MixerConfig):
+    """Options of softmax attention.
+
+    Attributes:
+        num_heads: query heads.
+        num_kv_heads: key and value heads, a divisor of num_heads (grouped-query attention);
+            None is num_heads.
+        head_dim: size of a head; None is d_model / num_heads. Even, for the rotation.
+        window: tokens a token sees, itself included; None is all before it.
+        rope_base: base of the rotary frequencies (Su et al. 2021, arXiv:2104.09864).
+    """
+
+    kind: ClassVar[str] = "attention"
+    num_heads: int = 8
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    window: int | None = None
+    rope_base: float = 10_000.0
+
+    def __post_init__(self):
+        check_at_least(self, "num_heads", 1)
+        if self.window is not None:
+            check_at_least(self, "window", 1)
+        if self.num_kv_heads is not None:
+            check_at_least(self, "num_kv_heads", 1)
+            if self.num_heads % self.num_kv_heads:
+                raise ValueError(
+                    f"num_kv_heads: wanted a divisor of num_heads = {self.num_heads}, "
+                    f"got {self.num_kv_heads}"
+                )
+
+
+class AttentionState(NamedTuple):
+    """The key-value cache: the last W tokens, oldest first, W = min(window, max_length).
+
+    Attributes:
+        k, v: [B, W, G, head size], keys already rotated.
+        positions: [B, W] int32 of the cached tokens; -1 marks an empty or foreign entry.
+        next_position: [B] int32.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    positions: jax.Array
+    next_position: jax.Array
+
+
+def rotate(
+    x: Float[Array, "B T H K"], positions: Int[Array, "B T"], base: float
+) -> Float[Array, "B T H K"]:
+    """Rotary position embedding, halves convention, computed in float32."""
+    half = x.shape[-1] // 2
+    frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies[None, None, None, :]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def _cudnn_unsupported(q, *, masked: bool) -> str | None:
+    if jax.default_backend() != "gpu":
+        return f"the default backend is {jax.default_backend()!r}, not 'gpu'"
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN attention takes bfloat16 or float16, got {q.dtype}"
+    if q.shape[-1] % 8 or q.shape[-1] > 256:
+        return f"cuDNN attention takes head sizes that 8 divides, up to 256; got {q.shape[-1]}"
+    if masked:
+        return "segments and cached keys need a mask"
+    return None
+
+
+IMPLEMENTATIONS = (
+    dispatch.Implementation("cudnn", jax.nn.dot_product_attention, _cudnn_unsupported),
+    dispatch.Implementation("xla", jax.nn.dot_product_attention, lambda q, *, masked: None),
+)
+
+
+class Attention(nnx.Module):
+    """softmax(q k^T / sqrt(K)) v over the tokens before (within the window), by
+    `jax.nn.dot_product_attention`: cuDNN for 16-bit types on GPUs, XLA elsewhere.
+
+    State: 2 W G K numbers a layer, W the window or the whole past. Source: Vaswani et al. 2017;
+    grouped heads Ainslie et al. 2023, arXiv:2305.13245.
+    """
+
+    def __init__(self, config: AttentionConfig, context: Context, *, rngs: nnx.Rngs):
+        self.config = config
+        self.dtype = context.dtype
+        self.head_dim = head_dim(context.d_model, config.num_heads, config.head_dim, "head_dim")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim: wanted an even size to rotate, got {self.head_dim}")
+        self.num_kv_heads = config.num_kv_heads or config.num_heads
+        kinds = {**context.kinds(), "rngs": rngs}
+        q_size, kv_size = config.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        self.q_proj = linear(context.d_model, q_size, init_std=context.init_std, **kinds)
+        self.k_proj = linear(context.d_model, kv_size, init_std=context.init_std, **kinds)
+        self.v_proj = linear(context.d_model, kv_size, init_std=context.init_std, **kinds)
+        self.out_proj = linear(q_size, context.d_model, init_std=context.out_init_std, **kinds)
+
+    def init_state(self, batch_size: int, max_length: int) -> AttentionState:
+        """An empty cache for up to `max_length` tokens in all; tokens beyond it would be lost."""
+        size = min(self.config.window or max_length, max_length)
+        cache = jnp.zeros((batch_size, size, self.num_kv_heads, self.head_dim), self.dtype)
+        return AttentionState(
+            k=cache,
+            v=cache,
+            positions=jnp.full((batch_size, size), -1, jnp.int32),
+            next_position=jnp.zeros((batch_size,), jnp.int32),
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        segment_ids: Int[Array, "B T"] | None = None,
+        state: AttentionState | None = None,
+    ) -> tuple[Float[Array, "B T D"], AttentionState | None]:
+        """See base.py."""
+        batch_size, length, _ = x.shape
+        q, k, v = (
+            proj(x).reshape(batch_size, length, -1, self.head_dim)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch_size, length))
+        if state is not None:
+            positions = positions + state.next_position[:, None]
+        q = rotate(q, positions, self.config.rope_base)
+        k = rotate(k, positions, self.config.rope_base)
+
+        masked = segment_ids is not None or state is not None
+        chosen = dispatch.choose("attention", IMPLEMENTATIONS, None, q, masked=masked)
+        if not masked:
+            window = None if self.config.window is None else (self.config.window - 1, 0)
+            o = chosen.run(
+                q, k, v, is_causal=True, local_window_size=window, implementation=chosen.name
+            )
+            return self.out_proj(o.reshape(batch_size, length, -1)), None
+
+        if segment_ids is None:
+            segments = jnp.zeros((batch_size, length), jnp.int32)
+        else:
+            segments = number_segments(segment_ids)
+        key_positions, key_segments = positions, segments
+        if state is not None:
+            k = jnp.concatenate([state.k, k], axis=1)
+            v = jnp.concatenate([state.v, v], axis=1)
+            key_positions = jnp.concatenate([state.positions, positions], axis=1)
+            # The cache holds the row's first segment, number 0.
+            cached = jnp.zeros(state.positions.shape, jnp.int32)
+            key_segments = jnp.concatenate([cached, segments], axis=1)
+
+        distance = positions[:, :, None] - key_positions[:, None, :]
+        visible = (distance >= 0) & (key_positions[:, None, :] >= 0)
+        visible &= segments[:, :, None] == key_segments[:, None, :]
+        if self.config.window is not None:
+            visible &= distance < self.config.window
+        o = chosen.run(q, k, v, mask=visible[:, None], implementation=chosen.name)
+        y = self.out_proj(o.reshape(batch_size, length, -1))
+        if state is None:
+            return y, None
+
+        size = state.k.shape[1]
+        own = key_segments == segments[:, -1:]
+        new_state = AttentionState(
+            k=k[:, -size:],
+            v=v[:, -size:],
+            positions=jnp.where(own, key_positions, -1)[:, -size:],
+            next_position=positions[:, -1] + 1,
+        )
+        return y, new_state

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of token mixers.
+
+A mixer is an `nnx.Module` made as `Module(config, context, rngs=rngs)` and called as
+
+    y, new_state = mixer(x, segment_ids=segment_ids, state=state)
+
+    x, y         [B, T, D] in the compute dtype; y_t depends on x_1..x_t only.
+    segment_ids  [B, T] integers or None; a change of id is a boundary that nothing crosses.
+    state        None: start from nothing and return None (training).
+                 Or what `mixer.init_state(batch_size, max_length)` or an earlier call returned:
+                 continue there (any T >= 1, so prompts are read in parallel and decoding is T = 1).
+                 It continues the row's first segment and afterwards belongs to its last.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from deltanet_jax.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerConfig(Config):
+    """Base of mixer configs; `kind` names the mixer in JSON and in the registry."""
+
+    family: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.family = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a mixer needs to know of the model around it.
+
+    Attributes:
+        d_model: width of the residual stream.
+        init_std: standard deviation of initial weights.
+        out_init_std: the same for the map back into the residual stream.
+        norm_eps: epsilon of RMSNorm.
+        dtype, param_dtype: of computation and of stored weights.
+    """
+
+    d_model: int
+    init_std: float
+    out_init_std: float
+    norm_eps: float
+    dtype: jax.typing.DTypeLike
+    param_dtype: jax.typing.DTypeLike
+
+    def kinds(self) -> dict[str, jax.typing.DTypeLike]:
+        """The two dtypes, as keyword arguments of a layer."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+def head_dim(d_model: int, num_heads: int, given: int | None, name: str) -> int:
+    """The head size given, or d_model / num_heads. Raises ValueError if that isn't whole."""
+    if given is not None:
+        return given
+    if d_model % num_heads:
+        raise ValueError(
+            f"{name}: wanted a size, or num_heads dividing d_model = {d_model}; got num_heads = "
+            f"{num_heads}"
+        )
+    return d_model // num_heads

@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""DeltaNet's token mixer: the delta rule between projections."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from deltanet_jax.config import check_at_least, check_one_of
+from deltanet_jax.layers.linear import linear
+from deltanet_jax.layers.norm import l1_norm, l2_norm, rms_norm
+from deltanet_jax.layers.projection import ACTIVATIONS, HeadProjection
+from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
+from pallas_kernels import delta_rule, delta_rule_step
+
+QK_NORMS = {"l2": l2_norm, "l1": l1_norm}
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaNetConfig(MixerConfig):
+    """Options of the DeltaNet mixer; the defaults are the paper's layer.
+
+    Attributes:
+        num_heads: heads H.
+        head_k_dim, head_v_dim: sizes K and V of a head; None is d_model / num_heads.
+        conv_size: width of the short convolutions; 0 leaves them out.
+        qk_activation: "silu", "relu", "elu_plus_one" or "identity", on queries and keys.
+        qk_norm: "l2" or "l1", of queries and keys per head.
+        allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that the transition I - beta k k^T
+            may have eigenvalues down to -1 (Grazzi et al. 2024, arXiv:2411.12537).
+        output_gate: multiply the normalised read-out by silu(x W_gate).
+        chunk_size, implementation: of `pallas_kernels.delta_rule`.
+    """
+
+    kind: ClassVar[str] = "delta_net"
+    num_heads: int = 8
+    head_k_dim: int | None = None
+    head_v_dim: int | None = None
+    conv_size: int = 4
+    qk_activation: str = "silu"
+    qk_norm: str = "l2"
+    allow_neg_eigval: bool = False
+    output_gate: bool = False
+    chunk_size: int = 64
+    implementation: str | None = None
+
+    def __post_init__(self):
+        check_at_least(self, "num_heads", 1)
+        check_at_least(self, "conv_size", 0)
+        check_one_of(self, "qk_activation", tuple(ACTIVATIONS))
+        check_one_of(self, "qk_norm", tuple(QK_NORMS))
+        check_one_of(self, "chunk_size", (16, 32, 64, 128))
+        check_one_of(self, "implementation", (None, "reference", "xla", "pallas", "triton"))
+
+
+class DeltaNetState(NamedTuple):
+    """What decoding carries: constant in the number of tokens read.
+
+    Attributes:
+        convs: states of the q, k, v convolutions, each [B, W - 1, H K or H V], or empty tuples.
+        memory: the delta rule's state, [B, H, K, V], float32.
+    """
+
+    convs: tuple
+    memory: jax.Array
+
+
+class DeltaNet(nnx.Module):
+    """q, k: Linear -> conv -> SiLU -> L2 norm; v: Linear -> conv -> SiLU; beta: sigmoid(Linear);
+    delta rule; RMSNorm per head; Linear.
+
+    Recurrence S_t = S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, read-out S_t q_t, state
+    H K V numbers a layer. Source: Yang et al. 2024, arXiv:2406.06484, section 3.4.
+    """
+
+    def __init__(self, config: DeltaNetConfig, context: Context, *, rngs: nnx.Rngs):
+        self.config = config
+        heads = config.num_heads
+        self.head_k_dim = head_dim(context.d_model, heads, config.head_k_dim, "head_k_dim")
+        self.head_v_dim = head_dim(context.d_model, heads, config.head_v_dim, "head_v_dim")
+        kinds = {**context.kinds(), "rngs": rngs}
+
+        def heads_of(size: int, activation: str) -> HeadProjection:
+            return HeadProjection(
+                context.d_model,
+                heads,
+                size,
+                conv_size=config.conv_size,
+                activation=activation,
+                init_std=context.init_std,
+                **kinds,
+            )
+
+        self.q_heads = heads_of(self.head_k_dim, config.qk_activation)
+        self.k_heads = heads_of(self.head_k_dim, config.qk_activation)
+        self.v_heads = heads_of(self.head_v_dim, "silu")
+        self.beta_proj = linear(context.d_model, heads, init_std=context.init_std, **kinds)
+        value_size = heads * self.head_v_dim
+        self.gate_proj = (
+            linear(context.d_model, value_size, init_std=context.init_std, **kinds)
+            if config.output_gate
+            else None
+        )
+        self.out_norm = rms_norm(self.head_v_dim, eps=context.norm_eps, **kinds)
+        self.out_proj = linear(value_size, context.d_model, init_std=context.out_init_std, **kinds)
+
+    def init_state(self, batch_size: int, max_length: int) -> DeltaNetState:
+        """An empty memory; `max_length` does not matter to a recurrence."""
+        del max_length
+        heads = (self.q_heads, self.k_heads, self.v_heads)
+        memory = (batch_size, self.config.num_heads, self.head_k_dim, self.head_v_dim)
+        return DeltaNetState(
+            tuple(h.init_state(batch_size) for h in heads), jnp.zeros(memory, jnp.float32)
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        segment_ids: Int[Array, "B T"] | None = None,
+        state: DeltaNetState | None = None,
+    ) -> tuple[Float[Array, "B T D"], DeltaNetState | None]:
+        """See base.py."""
+        q, k, v, beta, convs = self.project(x, segment_ids=segment_ids, state=state)
+        if state is not None and x.shape[1] == 1 and segment_ids is None:
+            o, memory = delta_rule_step(state.memory, q[:, 0], k[:, 0], v[:, 0], beta[:, 0])
+            o = o[:, None]
+        else:
+            o, memory = delta_rule(
+                q,
+                k,
+                v,
+                beta,
+                initial_state=None if state is None else state.memory,
+                segment_ids=segment_ids,
+                chunk_size=self.config.chunk_size,
+                implementation=self.config.implementation,
+            )
+        o = self.out_norm(o)
+        if self.gate_proj is not None:
+            o = o * jax.nn.silu(self.gate_proj(x)).reshape(o.shape)
+        y = self.out_proj(o.reshape(*o.shape[:2], -1))
+        return y, None if state is None else DeltaNetState(convs, memory)
+
+    def project(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        segment_ids: Int[Array, "B T"] | None = None,
+        state: DeltaNetState | None = None,
+    ):
+        """The operator's arguments q, k, v, beta for inputs x, and the convolutions' new states."""
+        projected, convs = [], []
+        old = (None, None, None) if state is None else state.convs
+        for heads, conv in zip((self.q_heads, self.k_heads, self.v_heads), old, strict=True):
+            y, conv = heads(x, segment_ids=segment_ids, state=conv)
+            projected.append(y)
+            convs.append(conv)
+        q, k, v = projected
+        normalise = QK_NORMS[self.config.qk_norm]
+        beta = jax.nn.sigmoid(self.beta_proj(x))
+        if self.config.allow_neg_eigval:
+            beta = 2 * beta
+        return normalise(q), normalise(k), v, beta, tuple(convs)

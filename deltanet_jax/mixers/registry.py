@@ -1,0 +1,21 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""All mixers: kind -> (config, module). The one place that lists them."""
+
+from flax import nnx
+
+from deltanet_jax.mixers.attention import Attention, AttentionConfig
+from deltanet_jax.mixers.base import Context, MixerConfig
+from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
+from deltanet_jax.mixers.linear_attention import LinearAttention, LinearAttentionConfig
+
+MIXERS: dict[str, tuple[type[MixerConfig], type[nnx.Module]]] = {
+    "delta_net": (DeltaNetConfig, DeltaNet),
+    "attention": (AttentionConfig, Attention),
+    "linear_attention": (LinearAttentionConfig, LinearAttention),
+}
+
+
+def make_mixer(config: MixerConfig, context: Context, *, rngs: nnx.Rngs) -> nnx.Module:
+    """The module that `config` describes."""
+    return MIXERS[config.kind][1](config, context, rngs=rngs)

@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Configs of training; the model's is in model.py, the task's with the task."""
+
+import dataclasses
+
+from deltanet_jax.config import Config, check_at_least, check_one_of
+from deltanet_jax.sharding import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(Config):
+    """AdamW with linear warm-up, a cosine or constant schedule, and clipping by global norm.
+
+    Attributes:
+        learning_rate: peak rate.
+        min_learning_rate: where the warm-up starts and the cosine ends.
+        schedule: "cosine" or "constant", after the warm-up.
+        warmup_steps: optimiser steps of the warm-up.
+        weight_decay: decoupled; on every weight but norm scales.
+        b1, b2, eps: Adam's.
+        grad_clip_norm: largest global norm of the gradient.
+    """
+
+    learning_rate: float = 3e-4
+    min_learning_rate: float = 0.0
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    grad_clip_norm: float = 1.0
+
+    def __post_init__(self):
+        for name in ("learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "eps"):
+            check_at_least(self, name, 0)
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate: wanted at most learning_rate = {self.learning_rate}, "
+                f"got {self.min_learning_rate}"
+            )
+        check_one_of(self, "schedule", ("cosine", "constant"))
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: wanted [0, 1), got {getattr(self, name)}")
+        if not self.grad_clip_norm > 0:
+            raise ValueError(f"grad_clip_norm: wanted more than 0, got {self.grad_clip_norm}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Config):
+    """One run of the loop.
+
+    Attributes:
+        num_steps: optimiser steps in all.
+        batch_size: sequences a step, over all devices.
+        seed: of the initial weights and of dropout.
+        log_every_steps, eval_every_steps, checkpoint_every_steps: cadences; the last step is
+            always evaluated and saved. eval_every_steps 0 evaluates after the last step only.
+        keep_checkpoints: newest checkpoints kept.
+        mesh, optimizer: see there.
+    """
+
+    num_steps: int = 1000
+    batch_size: int = 32
+    seed: int = 0
+    log_every_steps: int = 10
+    eval_every_steps: int = 0
+    checkpoint_every_steps: int = 1000
+    keep_checkpoints: int = 2
+    mesh: MeshConfig = MeshConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self):
+        for name in (
+            "num_steps",
+            "batch_size",
+            "log_every_steps",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+        ):
+            check_at_least(self, name, 1)
+        check_at_least(self, "eval_every_steps", 0)
+        check_at_least(self, "seed", 0)
+        if self.optimizer.warmup_steps > self.num_steps:
+            raise ValueError(
+                f"warmup_steps: wanted at most num_steps = {self.num_steps}, "
+                f"got {self.optimizer.warmup_steps}"
+            )

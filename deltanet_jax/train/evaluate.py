@@ -1,0 +1,35 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation on a task's held-out examples."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from deltanet_jax.sharding import BATCH_SPEC
+from deltanet_jax.train.step import Sums
+from deltanet_jax.train.task import Batch, Task, eval_batches
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch on the mesh's devices, rows spread over data and fsdp."""
+    sharding = NamedSharding(mesh, BATCH_SPEC)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def evaluate(
+    eval_step: Callable[[dict, dict], Sums], weights: dict, task: Task, batch_size: int, mesh: Mesh
+) -> dict[str, float]:
+    """Mean loss (nats a prediction), accuracy and the task's own figures.
+
+    Sums of batches are added on the host in float64, in order, so the result does not depend on
+    how many batches there are.
+    """
+    totals = np.zeros(3, np.float64)
+    for batch in eval_batches(task, batch_size):
+        sums = eval_step(weights, put_batch(batch, mesh))
+        totals += np.asarray(jax.device_get(sums), np.float64)
+    loss, accuracy = float(totals[0] / totals[2]), float(totals[1] / totals[2])
+    return {"loss": loss, "accuracy": accuracy, **task.metrics(loss, accuracy)}

@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The optimiser from its config: Optax does the work."""
+
+import jax
+import optax
+
+from deltanet_jax.sharding import path_name
+from deltanet_jax.train.config import OptimizerConfig
+
+
+def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+    """Learning rate by step: warm-up from the minimum, then cosine to it or constant."""
+    low, peak, warmup = config.min_learning_rate, config.learning_rate, config.warmup_steps
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(
+            peak, max(num_steps - warmup, 1), alpha=low / peak if peak else 0.0
+        )
+    else:
+        after = optax.constant_schedule(peak)
+    if warmup == 0:
+        return after
+    return optax.join_schedules([optax.linear_schedule(low, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW; norm scales are not decayed."""
+
+    def decayed(weights):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: not path_name(path).endswith("scale"), weights
+        )
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.grad_clip_norm),
+        optax.adamw(
+            make_schedule(config, num_steps),
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=decayed,
+        ),
+    )

@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The state of training and the two pure steps on it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, UInt32
+
+from deltanet_jax.model import LanguageModel, ModelConfig
+from deltanet_jax.sharding import weight_shardings
+
+
+class TrainState(NamedTuple):
+    """Everything a step reads and writes, and all that a checkpoint holds beside the data position.
+
+    Attributes:
+        step: optimiser steps done.
+        weights: the model's, nested dicts of arrays.
+        opt_state: Optax's.
+        rng: key data of the run's random stream, [2] uint32; a step folds its number in.
+    """
+
+    step: Int[Array, ""]
+    weights: dict
+    opt_state: optax.OptState
+    rng: UInt32[Array, "2"]
+
+
+class Sums(NamedTuple):
+    """Weighted sums over predictions, additive over batches."""
+
+    loss: Float[Array, ""]
+    correct: Float[Array, ""]
+    weight: Float[Array, ""]
+
+
+def model_graph(config: ModelConfig) -> nnx.GraphDef:
+    """The model without its weights: static, hashable, to be merged with them inside a step."""
+    return nnx.split(nnx.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0))))[0]
+
+
+def init_state(
+    config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+    """The state before the first step; run it under jit with shardings."""
+    init_key, rng = jax.random.split(jax.random.key(seed))
+    model = LanguageModel(config, rngs=nnx.Rngs(init_key))
+    weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        weights=weights,
+        opt_state=optimizer.init(weights),
+        rng=jax.random.key_data(rng),
+    )
+
+
+def state_shardings(
+    abstract_state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Weights and the optimiser's copies of them by the sharding table, the rest whole."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    weights = weight_shardings(abstract_state.weights, mesh)
+    opt_state = optax.tree.map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract_state.opt_state,
+        weights,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(step=whole, weights=weights, opt_state=opt_state, rng=whole)
+
+
+def sum_losses(graph: nnx.GraphDef, weights: dict, batch, dropout_key=None) -> Sums:
+    """Cross-entropy and correct predictions of a batch, summed with its weights, in float32."""
+    model = nnx.merge(graph, weights)
+    logits, _ = model(
+        batch["inputs"], segment_ids=batch.get("segment_ids"), dropout_key=dropout_key
+    )
+    logits = logits.astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+    correct = (jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32)
+    w = batch["weights"]
+    return Sums(jnp.sum(losses * w), jnp.sum(correct * w), jnp.sum(w))
+
+
+def train_step(
+    graph: nnx.GraphDef, optimizer: optax.GradientTransformation, state: TrainState, batch
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimiser step; metrics are loss, accuracy and the gradient's norm before clipping."""
+    dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+
+    def loss(weights):
+        sums = sum_losses(graph, weights, batch, dropout_key)
+        return sums.loss / sums.weight, sums.correct / sums.weight
+
+    (loss_value, accuracy), grads = jax.value_and_grad(loss, has_aux=True)(state.weights)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.weights)
+    new_state = TrainState(
+        step=state.step + 1,
+        weights=optax.apply_updates(state.weights, updates),
+        opt_state=opt_state,
+        rng=state.rng,
+    )
+    metrics = {"loss": loss_value, "accuracy": accuracy, "grad_norm": optax.tree.norm(grads)}
+    return new_state, metrics

@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the loop asks of a task. Tasks themselves live with the experiments."""
+
+from collections.abc import Iterable
+from typing import Protocol, TypedDict
+
+import grain
+import numpy as np
+
+
+class Batch(TypedDict, total=False):
+    """Arrays of one step.
+
+    Attributes:
+        inputs: token ids, [B, T] int32.
+        targets: ids to predict at the same position, [B, T] int32.
+        weights: weight of each prediction, [B, T] float32; 0 leaves it out of loss and accuracy.
+        segment_ids: optional, [B, T] int32; a change of id is a boundary between documents.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    segment_ids: np.ndarray
+
+
+class Task(Protocol):
+    """A source of batches and what to report of them."""
+
+    vocab_size: int
+
+    def train_dataset(self, batch_size: int) -> grain.IterDataset:
+        """An endless, checkpointable stream of `Batch`es; the same at every call."""
+        ...
+
+    def eval_dataset(self) -> grain.MapDataset:
+        """The held-out examples, unbatched."""
+        ...
+
+    def metrics(self, loss: float, accuracy: float) -> dict[str, float]:
+        """The task's own figures from the mean loss (nats a prediction) and accuracy."""
+        ...
+
+
+def eval_batches(task: Task, batch_size: int) -> Iterable[Batch]:
+    """The held-out examples in equal batches, the last filled up with weight 0."""
+    for batch in task.eval_dataset().batch(batch_size, drop_remainder=False):
+        missing = batch_size - len(batch["inputs"])
+        yield {k: np.pad(v, ((0, missing), (0, 0))) for k, v in batch.items()}

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Restores a run and evaluates it: python -m experiments.evaluate --workdir=DIR
+
+Prints one JSON line of figures; a language model then continues a prompt with the recurrent
+decoder. The figures equal, bit for bit, those the training process printed at its end.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from flax import nnx
+
+from deltanet_jax.generate import generate
+from deltanet_jax.train.checkpoint import Checkpoints
+from deltanet_jax.train.evaluate import evaluate
+from deltanet_jax.train.loop import Trainer
+from deltanet_jax.train.step import model_graph
+from experiments.flags import define_sample_flags, define_workdir, explain
+from experiments.logs import quiet_logs
+from experiments.run_config import RunConfig, read_run_config
+from experiments.tasks.language_modeling.data import DOCUMENT_START
+
+
+def restore_weights(workdir: Path, config: RunConfig, trainer: Trainer) -> tuple[int, dict]:
+    """The newest checkpoint's step and weights. Raises ValueError if there is none."""
+    directory = workdir / "checkpoints"
+    if not directory.is_dir():
+        raise ValueError(f"workdir: {workdir} holds no checkpoints")
+    with Checkpoints(directory, config.train.keep_checkpoints) as checkpoints:
+        step = checkpoints.latest_step
+        if step is None:
+            raise ValueError(f"workdir: {workdir} holds no complete checkpoint")
+        return step, checkpoints.restore(step, trainer.abstract_state).weights
+
+
+def evaluate_run(workdir: Path) -> tuple[dict, RunConfig, dict]:
+    """(figures with the checkpoint's step, the run's config, its weights)."""
+    config = read_run_config(workdir)
+    trainer = Trainer(config.model, config.train)
+    task = config.task.make()
+    step, weights = restore_weights(workdir, config, trainer)
+    result = evaluate(trainer.eval_step, weights, task, config.train.batch_size, trainer.mesh)
+    return {"step": step, **result}, config, weights
+
+
+def sample_text(
+    config: RunConfig, weights: dict, prompt: str, num_tokens: int, temperature: float, seed: int
+) -> str:
+    """Prompt and continuation of a byte-level language model, as text."""
+    model = nnx.merge(model_graph(config.model), weights)
+    ids = np.frombuffer(bytes([DOCUMENT_START]) + prompt.encode(), np.uint8).astype(np.int32)
+    new = generate(
+        model, jnp.asarray(ids[None]), num_tokens, key=jax.random.key(seed), temperature=temperature
+    )
+    text = prompt.encode() + bytes(np.asarray(new[0], np.uint8))
+    # A new document begins where the model ended this one.
+    return text.split(bytes([DOCUMENT_START]))[0].decode(errors="replace")
+
+
+def print_sample(config: RunConfig, weights: dict, values: flags.FlagValues) -> None:
+    """The sampled continuation, if the run is a language model and samples are wanted."""
+    if config.task.kind != "language_modeling" or values.sample_tokens == 0:
+        return
+    text = sample_text(
+        config,
+        weights,
+        values.prompt,
+        values.sample_tokens,
+        values.temperature,
+        values.sample_seed,
+    )
+    print(f"--- {values.sample_tokens} bytes sampled at temperature {values.temperature}")
+    print(text)
+    print("---")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    quiet_logs()
+    try:
+        result, config, weights = evaluate_run(Path(flags.FLAGS.workdir))
+    except ValueError as error:
+        sys.exit(f"error: {explain(error)}")
+    print(json.dumps(result))
+    print_sample(config, weights, flags.FLAGS)
+
+
+if __name__ == "__main__":
+    define_workdir()
+    define_sample_flags()
+    app.run(main)

@@ -1,0 +1,210 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every flag of every command, defined once, and the pure function from flags to a config.
+
+A flag left alone keeps the preset's value. Each row below names a flag, its type and where in the
+config it goes; tests walk the table, so a flag that reaches nothing cannot stay.
+"""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from deltanet_jax.mixers.base import MixerConfig
+from deltanet_jax.mixers.registry import MIXERS
+from deltanet_jax.model import ModelConfig
+from deltanet_jax.train.config import TrainConfig
+from experiments.presets import PRESETS
+from experiments.run_config import RunConfig
+
+# Flag -> (type, help). The group says which part of the config takes it.
+MODEL = {
+    "d_model": ("int", "width of the residual stream"),
+    "num_layers": ("int", "residual blocks, a multiple of the layer pattern's length"),
+    "mlp_hidden_size": ("int", "width of the SwiGLU layers; 0 leaves them out"),
+    "tie_embeddings": ("bool", "use the transposed embedding as head"),
+    "embed_dropout": ("float", "dropout on embeddings in training"),
+    "init_std": ("float", "standard deviation of initial weights"),
+    "norm_eps": ("float", "epsilon of every RMSNorm"),
+    "param_dtype": ("str", "dtype of stored weights"),
+    "compute_dtype": ("str", "dtype of activations"),
+}
+MIXER = {  # given to every mixer of the pattern that has the option
+    "num_heads": ("int", "heads"),
+    "head_k_dim": ("int", "key size of a head"),
+    "head_v_dim": ("int", "value size of a head"),
+    "head_dim": ("int", "head size of softmax attention"),
+    "num_kv_heads": ("int", "key-value heads of softmax attention"),
+    "window": ("int", "sliding window of softmax attention, in tokens"),
+    "rope_base": ("float", "base of rotary frequencies of softmax attention"),
+    "conv_size": ("int", "width of short convolutions; 0 leaves them out"),
+    "qk_activation": ("str", "activation of queries and keys of DeltaNet"),
+    "qk_norm": ("str", "norm of queries and keys of DeltaNet: l2 or l1"),
+    "allow_neg_eigval": ("bool", "DeltaNet's beta in (0, 2)"),
+    "output_gate": ("bool", "gate DeltaNet's read-out"),
+    "feature_map": ("str", "feature map of additive linear attention"),
+    "normalize": ("bool", "normaliser of additive linear attention"),
+    "output_norm": ("bool", "RMSNorm on additive linear attention's read-out"),
+    "chunk_size": ("int", "tokens a chunk of the chunkwise form"),
+    "implementation": ("str", "of the delta rule: reference, xla, pallas, triton"),
+}
+TASK = {
+    "seq_len": ("int", "tokens a sequence"),
+    "data_seed": ("int", "seed of the data"),
+    "vocab_size": ("int", "vocabulary of a synthetic task"),
+    "num_kv_pairs": ("int", "pairs to recall (mqar)"),
+    "num_train_examples": ("int", "examples of an epoch (mqar)"),
+    "num_eval_examples": ("int", "held-out examples (mqar)"),
+    "power_a": ("float", "the smaller, the sooner the queries come (mqar)"),
+    "random_non_queries": ("bool", "random ids between queries (mqar)"),
+    "data": ("list", "files and folders of text or JSONL (language_modeling)"),
+    "eval_fraction": ("float", "share of the text held out (language_modeling)"),
+    "max_eval_windows": ("int", "windows of an evaluation; 0 is all (language_modeling)"),
+}
+TRAIN = {
+    "num_steps": ("int", "optimiser steps in all"),
+    "batch_size": ("int", "sequences a step, over all devices"),
+    "seed": ("int", "seed of weights and dropout"),
+    "log_every_steps": ("int", "steps between rows of metrics"),
+    "eval_every_steps": ("int", "steps between evaluations; 0 is the end only"),
+    "checkpoint_every_steps": ("int", "steps between checkpoints"),
+    "keep_checkpoints": ("int", "newest checkpoints kept"),
+}
+OPTIMIZER = {
+    "learning_rate": ("float", "peak learning rate"),
+    "min_learning_rate": ("float", "rate at the start of the warm-up and the end of the cosine"),
+    "schedule": ("str", "cosine or constant"),
+    "warmup_steps": ("int", "steps of linear warm-up"),
+    "weight_decay": ("float", "decoupled weight decay"),
+    "b1": ("float", "Adam's first decay"),
+    "b2": ("float", "Adam's second decay"),
+    "eps": ("float", "Adam's epsilon"),
+    "grad_clip_norm": ("float", "largest global norm of the gradient"),
+}
+MESH = {
+    "mesh_data": ("int", "replicas of the weights; -1 is all devices left"),
+    "mesh_fsdp": ("int", "parts the weights are cut into, each with its part of the batch"),
+    "mesh_tensor": ("int", "parts that heads and hidden features are cut into"),
+}
+GROUPS = {
+    "model": MODEL,
+    "mixer": MIXER,
+    "task": TASK,
+    "train": TRAIN,
+    "optimizer": OPTIMIZER,
+    "mesh": MESH,
+}
+
+_DEFINE = {
+    "int": flags.DEFINE_integer,
+    "float": flags.DEFINE_float,
+    "str": flags.DEFINE_string,
+    "bool": flags.DEFINE_bool,
+    "list": flags.DEFINE_list,
+}
+
+
+def define_workdir(required: bool = True) -> flags.FlagHolder:
+    """--workdir, the directory of a run."""
+    return flags.DEFINE_string("workdir", None, "directory of the run", required=required)
+
+
+def define_run_flags() -> None:
+    """The flags of experiments.main."""
+    flags.DEFINE_enum("preset", None, sorted(PRESETS), "the run to start from", required=True)
+    flags.DEFINE_list("layer_pattern", None, f"mixers of one period, of {sorted(MIXERS)}")
+    for group in GROUPS.values():
+        for name, (kind, text) in group.items():
+            _DEFINE[kind](name, None, text)
+    define_sample_flags()
+
+
+def define_sample_flags() -> None:
+    """How language models are sampled at the end."""
+    flags.DEFINE_string("prompt", "", "text to continue; empty starts a document")
+    flags.DEFINE_integer("sample_tokens", 300, "tokens to sample; 0 samples none", lower_bound=0)
+    flags.DEFINE_float("temperature", 0.8, "of sampling; 0 is greedy", lower_bound=0.0)
+    flags.DEFINE_integer("sample_seed", 0, "seed of sampling", lower_bound=0)
+
+
+def define_demo_flags() -> None:
+    """The flags of experiments.demo."""
+    flags.DEFINE_string("output_dir", "runs/demo", "folder of the demonstrations")
+
+
+def define_compare_flags() -> None:
+    """The flags of experiments.compare."""
+    flags.DEFINE_string("output_dir", "runs/compare", "where table, picture and record go")
+    flags.DEFINE_list("lengths", ["256", "1024", "4096"], "sequence lengths")
+    flags.DEFINE_list("head_dims", ["32", "64", "128"], "head sizes, K = V")
+    flags.DEFINE_integer("heads", 4, "heads", lower_bound=1)
+    flags.DEFINE_integer("repetitions", 3, "timed calls of each", lower_bound=1)
+
+
+def run_config_from_flags(values: dict[str, Any]) -> RunConfig:
+    """The run that flag values describe; None is "as in the preset".
+
+    Raises:
+        ValueError: an impossible value; the message starts with the flag's name.
+    """
+    given = {k: v for k, v in values.items() if v is not None}
+
+    def of(group: str) -> dict[str, Any]:
+        return {k: given[k] for k in GROUPS[group] if k in given}
+
+    config = PRESETS[given["preset"]]()
+    task_values = of("task")
+    known = {f.name for f in dataclasses.fields(config.task)}
+    for name in task_values:
+        if name not in known:
+            raise ValueError(f"{name}: the task {config.task.kind!r} has no such option")
+    if "data" in task_values:
+        task_values["data"] = tuple(task_values["data"])
+    task = config.task.replace(**task_values)
+
+    pattern = config.model.layer_pattern
+    if "layer_pattern" in given:
+        pattern = _pattern(tuple(given["layer_pattern"]), pattern)
+    pattern = _with_options(pattern, of("mixer"))
+    model: ModelConfig = config.model.replace(
+        vocab_size=task.vocab_size, layer_pattern=pattern, **of("model")
+    )
+    mesh = {k.removeprefix("mesh_"): v for k, v in of("mesh").items()}
+    train: TrainConfig = config.train.replace(
+        optimizer=config.train.optimizer.replace(**of("optimizer")),
+        mesh=config.train.mesh.replace(**mesh),
+        **of("train"),
+    )
+    return RunConfig(model=model, task=task, train=train)
+
+
+def _pattern(kinds: tuple[str, ...], old: tuple[MixerConfig, ...]) -> tuple[MixerConfig, ...]:
+    """Mixers by kind: the preset's where it has one of the kind, else the kind's defaults."""
+    for kind in kinds:
+        if kind not in MIXERS:
+            raise ValueError(f"layer_pattern: wanted mixers of {sorted(MIXERS)}, got {kind!r}")
+    known = {mixer.kind: mixer for mixer in old}
+    heads = old[0].num_heads
+    return tuple(known.get(kind) or MIXERS[kind][0](num_heads=heads) for kind in kinds)
+
+
+def _with_options(
+    pattern: tuple[MixerConfig, ...], options: dict[str, Any]
+) -> tuple[MixerConfig, ...]:
+    names = [{f.name for f in dataclasses.fields(mixer)} for mixer in pattern]
+    for option in options:
+        if not any(option in known for known in names):
+            kinds = sorted({mixer.kind for mixer in pattern})
+            raise ValueError(f"{option}: no mixer of {kinds} has such an option")
+    return tuple(
+        mixer.replace(**{k: v for k, v in options.items() if k in known})
+        for mixer, known in zip(pattern, names, strict=True)
+    )
+
+
+def explain(error: ValueError) -> str:
+    """The message for users: names the flag as they typed it."""
+    text = str(error)
+    name = text.split(":", 1)[0]
+    return f"--{text}" if name in flags.FLAGS else text

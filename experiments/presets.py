@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Named runs. Each docstring says: command, machine, time, number to expect."""
+
+from collections.abc import Callable
+
+from deltanet_jax.mixers.attention import AttentionConfig
+from deltanet_jax.mixers.base import MixerConfig
+from deltanet_jax.mixers.delta_net import DeltaNetConfig
+from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
+from deltanet_jax.model import ModelConfig
+from deltanet_jax.train.config import OptimizerConfig, TrainConfig
+from experiments.run_config import RunConfig
+from experiments.tasks.language_modeling.task import LanguageModelingConfig
+from experiments.tasks.mqar.task import MQARConfig
+
+
+def _mqar_small(mixer: MixerConfig) -> RunConfig:
+    """8 pairs in 32 tokens, heads of size 16: enough pairs for an additive memory to blur."""
+    task = MQARConfig(vocab_size=64, seq_len=32, num_kv_pairs=8, num_eval_examples=1000)
+    return RunConfig(
+        model=ModelConfig(
+            vocab_size=task.vocab_size,
+            d_model=32,
+            num_layers=2,
+            layer_pattern=(mixer,),
+            mlp_hidden_size=0,
+        ),
+        task=task,
+        train=TrainConfig(
+            num_steps=500,
+            batch_size=64,
+            eval_every_steps=25,
+            checkpoint_every_steps=100,
+            optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=40, weight_decay=0.1),
+        ),
+    )
+
+
+def mqar_small_delta_net() -> RunConfig:
+    """python -m experiments.main --preset=mqar/small-delta_net --workdir=runs/mqar
+
+    Two CPU cores, about a minute; accuracy at least 0.99 (experiments/results/demo).
+    """
+    return _mqar_small(DeltaNetConfig(num_heads=2))
+
+
+def mqar_small_linear_attention() -> RunConfig:
+    """python -m experiments.main --preset=mqar/small-linear_attention --workdir=runs/mqar-la
+
+    The same with additive linear attention, given the same convolutions. Two CPU cores, about a
+    minute; accuracy far below (experiments/results/demo).
+    """
+    return _mqar_small(LinearAttentionConfig(num_heads=2, conv_size=4))
+
+
+def mqar_paper() -> RunConfig:
+    """python -m experiments.main --preset=mqar/paper --workdir=runs/mqar-paper
+
+    One learning rate of the paper's MQAR figure at width 128: 64 pairs in 512 tokens, 2 layers, 2
+    heads, no convolutions, no feed-forward layers. For a GPU; not yet run to the end by us (the
+    paper reports 100 %).
+    """
+    task = MQARConfig()
+    return RunConfig(
+        model=ModelConfig(
+            vocab_size=task.vocab_size,
+            d_model=128,
+            num_layers=2,
+            layer_pattern=(DeltaNetConfig(num_heads=2, conv_size=0),),
+            mlp_hidden_size=0,
+            tie_embeddings=True,
+            embed_dropout=0.1,
+        ),
+        task=task,
+        train=TrainConfig(
+            num_steps=64 * task.num_train_examples // 128,
+            batch_size=128,
+            eval_every_steps=task.num_train_examples // 128,
+            optimizer=OptimizerConfig(learning_rate=2.15e-3, weight_decay=0.1, b2=0.999),
+        ),
+    )
+
+
+def _language_model(*mixers: MixerConfig) -> RunConfig:
+    return RunConfig(
+        model=ModelConfig(
+            vocab_size=256,
+            d_model=128,
+            num_layers=4,
+            layer_pattern=mixers,
+            tie_embeddings=True,
+        ),
+        task=LanguageModelingConfig(seq_len=256, max_eval_windows=128),
+        train=TrainConfig(
+            num_steps=400,
+            batch_size=8,
+            eval_every_steps=100,
+            checkpoint_every_steps=100,
+            optimizer=OptimizerConfig(
+                learning_rate=3e-3, min_learning_rate=3e-4, warmup_steps=40, weight_decay=0.01
+            ),
+        ),
+    )
+
+
+def language_modeling_small() -> RunConfig:
+    """python -m experiments.main --preset=language_modeling/small --workdir=runs/lm
+
+    A 1M-parameter DeltaNet on the bytes of Python's standard library. Two CPU cores, minutes;
+    the number is in experiments/results/language_modeling.
+    """
+    return _language_model(DeltaNetConfig(num_heads=2))
+
+
+def language_modeling_small_hybrid() -> RunConfig:
+    """python -m experiments.main --preset=language_modeling/small-hybrid --workdir=runs/lm-hybrid
+
+    DeltaNet and sliding-window attention alternating, otherwise as language_modeling/small.
+    """
+    return _language_model(DeltaNetConfig(num_heads=2), AttentionConfig(num_heads=2, window=64))
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "mqar/small-delta_net": mqar_small_delta_net,
+    "mqar/small-linear_attention": mqar_small_linear_attention,
+    "mqar/paper": mqar_paper,
+    "language_modeling/small": language_modeling_small,
+    "language_modeling/small-hybrid": language_modeling_small_hybrid,
+}

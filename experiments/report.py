@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""README's tables and pictures from the records: python -m experiments.report
+
+Every number of a run in README stands between two markers and is written by this file from
+experiments/results; a test regenerates the text and compares.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import matplotlib
+
+from deltanet_jax.train.metrics import read_metrics
+from experiments.compare import table as compare_table
+from experiments.plots import save_loss_plot
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments" / "results"
+
+
+def _read(*parts: str) -> dict:
+    return json.loads(RESULTS.joinpath(*parts).read_text())
+
+
+def _machine(machine: dict) -> str:
+    changes = " with uncommitted changes" if machine["uncommitted_changes"] else ""
+    return (
+        f"`{machine['command']}` on {machine['cpu_count']} cores of {machine['cpu']}, Python "
+        f"{machine['python']}, jax {machine['jax']}, commit {machine['commit'][:10]}{changes}, "
+        f"{machine['date'][:10]}."
+    )
+
+
+def demo_section() -> str:
+    """The demonstration: accuracy of both models, equality after restoring, error against scan."""
+    summary = _read("demo", "summary.json")
+    lines = [
+        "| model | held-out accuracy | restored in a new process |",
+        "|---|---|---|",
+    ]
+    for name, result in summary["results"].items():
+        equal = all(result["restored"][k] == v for k, v in result["trained"].items())
+        lines.append(
+            f"| {name} | {result['trained']['accuracy']:.2%} "
+            f"| {result['restored']['accuracy']:.2%}, {'equal bits' if equal else 'different'} |"
+        )
+    lines += [
+        "",
+        f"Trained layer, chunkwise against `lax.scan`: RMS ratio "
+        f"{summary['rms_ratio_to_scan']:.1e}. The whole demonstration took "
+        f"{summary['seconds']:.0f} s.",
+        _machine(summary["machine"]),
+        "",
+        "![Held-out accuracy against training steps](experiments/results/demo/accuracy.png)",
+    ]
+    return "\n".join(lines)
+
+
+def language_modeling_section() -> str:
+    """Bits per byte on the standard library's sources and a sample."""
+    folder = RESULTS / "language_modeling"
+    rows = read_metrics(folder / "metrics.jsonl")
+    machine = _read("language_modeling", "machine.json")
+    evaluations = [r for r in rows if "eval/bits_per_byte" in r]
+    lines = ["| steps | held-out bits per byte |", "|---|---|"]
+    lines += [f"| {r['step']} | {r['eval/bits_per_byte']:.3f} |" for r in evaluations]
+    sample = (folder / "sample.txt").read_text().rstrip("\n")
+    lines += ["", _machine(machine), "The sampled continuation:", "", "```python", sample, "```"]
+    return "\n".join(lines)
+
+
+def compare_section() -> str:
+    """The operator against its definition on a CPU."""
+    record = _read("compare", "record.json")
+    return "\n".join([compare_table(record["rows"]), "", _machine(record["machine"])])
+
+
+SECTIONS = {
+    "demo": demo_section,
+    "language_modeling": language_modeling_section,
+    "compare": compare_section,
+}
+
+
+def fill_in(text: str) -> str:
+    """`text` with everything between `<!-- NAME -->` and `<!-- /NAME -->` made anew."""
+    for name, make in SECTIONS.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"README.md: wanted one pair of markers {begin} and {end}")
+        text = re.sub(
+            f"{begin}.*{end}",
+            lambda _, b=begin, e=end, m=make: f"{b}\n{m()}\n{e}",
+            text,
+            flags=re.DOTALL,
+        )
+    return text
+
+
+def main() -> None:
+    matplotlib.use("Agg")
+    rows = read_metrics(RESULTS / "language_modeling" / "metrics.jsonl")
+    save_loss_plot(RESULTS / "language_modeling" / "loss.png", rows)
+    readme = ROOT / "README.md"
+    readme.write_text(fill_in(readme.read_text()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

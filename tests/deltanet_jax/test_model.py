@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The language model: sizes, patterns, scan over the period, decoding, generation."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from deltanet_jax.generate import generate
+from deltanet_jax.model import LanguageModel, count_parameters
+from deltanet_jax.presets import deltanet_1b3, deltanet_340m
+from tests.helpers.compare import assert_close
+from tests.helpers.models import MIXERS, random_tokens, small_config, small_model
+
+HYBRID = (MIXERS["delta_net"], MIXERS["attention-window"], MIXERS["linear_attention-options"])
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [(deltanet_340m, 341_594_112), (deltanet_1b3, 1_365_677_056)]
+)
+def test_presets_have_the_published_number_of_parameters(preset, parameters):
+    model = nnx.eval_shape(lambda: LanguageModel(preset(), rngs=nnx.Rngs(0)))
+    assert count_parameters(model) == parameters
+
+
+def test_scan_over_the_period_equals_the_layers_one_by_one():
+    model = small_model(*HYBRID, num_layers=6)
+    tokens = random_tokens()
+    x = model.embed(tokens)
+    for layer in range(6):
+        graph, weights = nnx.split(model.period[layer % 3])
+        block = nnx.merge(graph, jax.tree.map(lambda w, i=layer // 3: w[i], weights))
+        x, _ = block(x, segment_ids=None, state=None)
+    wanted = model.head(model.final_norm(x))
+    assert_close("logits", model(tokens)[0], wanted, 1e-5)
+
+
+def test_depth_does_not_grow_the_program():
+    def lines(num_layers):
+        config = small_config(num_layers=num_layers)
+        model = nnx.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
+        graph, weights = nnx.split(model)
+        lowered = jax.jit(lambda w, t: nnx.merge(graph, w)(t)[0]).lower(weights, random_tokens())
+        return len(lowered.as_text().splitlines())
+
+    assert lines(24) == lines(2)
+
+
+def test_decoding_equals_the_parallel_form():
+    model = small_model(*HYBRID, num_layers=3)
+    tokens = random_tokens(length=12)
+    wanted, _ = model(tokens)
+    state = model.init_state(2, 12)
+    first, state = model(tokens[:, :8], state=state)
+    step = nnx.jit(lambda model, token, state: model(token, state=state))
+    pieces = [first]
+    for t in range(8, 12):
+        logits, state = step(model, tokens[:, t : t + 1], state)
+        pieces.append(logits)
+    assert_close("logits", jnp.concatenate(pieces, axis=1), wanted, 1e-5)
+
+
+def test_the_recurrent_state_does_not_grow():
+    model = small_model()
+    short, long = (jax.eval_shape(lambda n=n: model.init_state(1, n)) for n in (10, 10_000))
+    assert jax.tree.map(lambda x: x.shape, short) == jax.tree.map(lambda x: x.shape, long)
+
+
+def test_generate_is_greedy_at_temperature_0_and_repeatable_otherwise():
+    model = small_model(*HYBRID, num_layers=3)
+    prompt = random_tokens(length=5)
+    got = generate(model, prompt, 4, key=jax.random.key(0), temperature=0.0)
+    tokens = prompt
+    for _ in range(4):
+        best = jnp.argmax(model(tokens)[0][:, -1], axis=-1)
+        tokens = jnp.concatenate([tokens, best[:, None]], axis=1)
+    assert (got == tokens[:, 5:]).all()
+    samples = [generate(model, prompt, 6, key=jax.random.key(k)) for k in (1, 1, 2)]
+    assert (samples[0] == samples[1]).all()
+    assert (samples[0] != samples[2]).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": jnp.zeros((1, 0), jnp.int32)}, "prompt: wanted"),
+        ({"num_tokens": 0}, "num_tokens: wanted at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature: wanted at least 0, got -1.0"),
+    ],
+)
+def test_generate_refuses(changes, message):
+    args = {"prompt": random_tokens(), "num_tokens": 1, "temperature": 1.0} | changes
+    with pytest.raises(ValueError, match=message):
+        generate(small_model(), key=jax.random.key(0), **args)
+
+
+def test_tied_embeddings_have_no_head():
+    model = small_model(tie_embeddings=True)
+    assert model.head is None
+    x, _ = model.features(random_tokens())
+    wanted = x @ model.embed.embedding[...].T
+    assert_close("logits", model.logits(x), wanted, 1e-6)
+
+
+def test_dropout_needs_a_key_and_changes_the_output():
+    model = small_model(embed_dropout=0.5)
+    tokens = random_tokens()
+    dry = model(tokens)[0]
+    wet = model(tokens, dropout_key=jax.random.key(0))[0]
+    assert (dry != wet).any()
+    assert (dry == small_model()(tokens)[0]).all()
+
+
+def test_compute_dtype_reaches_the_logits():
+    logits, _ = small_model(compute_dtype="bfloat16")(random_tokens())
+    assert logits.dtype == jnp.bfloat16

@@ -1,0 +1,242 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: learning, exact resume, NaN, records; sharded runs equal single-device ones."""
+
+import json
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from deltanet_jax.sharding import MeshConfig
+from deltanet_jax.train.checkpoint import Checkpoints
+from deltanet_jax.train.config import OptimizerConfig, TrainConfig
+from deltanet_jax.train.evaluate import evaluate, put_batch
+from deltanet_jax.train.loop import Trainer, train
+from deltanet_jax.train.metrics import read_metrics
+from deltanet_jax.train.step import model_graph, sum_losses
+from tests.helpers.models import MIXERS, small_config, small_task
+
+MODEL = small_config(MIXERS["delta_net"], embed_dropout=0.1, init_std=0.05)
+CONFIG = TrainConfig(
+    num_steps=40,
+    batch_size=8,
+    log_every_steps=1,
+    eval_every_steps=20,
+    checkpoint_every_steps=20,
+    mesh=MeshConfig(data=8),
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=4),
+)
+
+
+class Crash(Exception):
+    pass
+
+
+class Wrapped:
+    """A task whose training batches pass through a function of the batch's number."""
+
+    def __init__(self, task, change):
+        self.task, self.change = task, change
+        self.vocab_size, self.metrics = task.vocab_size, task.metrics
+        self.eval_dataset = task.eval_dataset
+
+    def train_dataset(self, batch_size):
+        class Dataset(grain.IterDataset):
+            def __iter__(dataset):
+                inner = self.task.train_dataset(batch_size).__iter__()
+                return Iterator(inner, self.change)
+
+        class Iterator(grain.DatasetIterator):
+            def __init__(self, inner, change):
+                super().__init__()
+                self.inner, self.change, self.number = inner, change, 0
+
+            def __next__(self):
+                self.number += 1
+                return self.change(self.number, next(self.inner))
+
+            def get_state(self):
+                return self.inner.get_state()
+
+            def set_state(self, state):
+                self.inner.set_state(state)
+
+        return Dataset()
+
+
+def crash_at(step):
+    def change(number, batch):
+        if number == step:
+            raise Crash
+        return batch
+
+    return change
+
+
+def final_state(workdir):
+    trainer = Trainer(MODEL, CONFIG)
+    with Checkpoints(workdir / "checkpoints", 2) as checkpoints:
+        assert checkpoints.latest_step == 40
+        return checkpoints.restore(40, trainer.abstract_state)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, train(MODEL, CONFIG, small_task().make(), workdir)
+
+
+def without_speed(rows):
+    return [{k: v for k, v in r.items() if not k.startswith("perf/")} for r in rows]
+
+
+def test_a_crash_and_a_resume_equal_one_run_bit_for_bit(whole_run, tmp_path):
+    """Crash at step 27, seven steps after a checkpoint: weights, optimiser, RNG, data, metrics."""
+    workdir, result = whole_run
+    with pytest.raises(Crash):
+        train(MODEL, CONFIG, Wrapped(small_task().make(), crash_at(27)), tmp_path)
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] > 20
+    assert train(MODEL, CONFIG, small_task().make(), tmp_path) == result
+
+    ours, wanted = (jax.tree.leaves(final_state(d)) for d in (tmp_path, workdir))
+    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(ours, wanted, strict=True))
+    rows = [without_speed(read_metrics(d / "metrics.jsonl")) for d in (tmp_path, workdir)]
+    assert rows[0] == rows[1]
+    assert [r["step"] for r in rows[1] if "train/loss" in r] == list(range(1, 41))
+
+
+def test_the_loss_falls(whole_run):
+    losses = [
+        r["train/loss"] for r in read_metrics(whole_run[0] / "metrics.jsonl") if "train/loss" in r
+    ]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+def test_a_finished_run_trains_no_further(whole_run):
+    workdir, result = whole_run
+    before = (workdir / "metrics.jsonl").read_text()
+    assert train(MODEL, CONFIG, small_task().make(), workdir) == result
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_records_are_written(whole_run):
+    workdir, result = whole_run
+    config = json.loads((workdir / "config.json").read_text())
+    assert config == {"model": MODEL.to_dict(), "train": CONFIG.to_dict()}
+    machine = json.loads((workdir / "machine.json").read_text())
+    assert {"device", "jax", "commit", "command", "date"} <= machine.keys()
+    assert list((workdir / "tensorboard").iterdir())
+    last = read_metrics(workdir / "metrics.jsonl")[-1]
+    assert last == {"step": 40} | {f"eval/{k}": v for k, v in result.items()}
+
+
+def test_another_config_in_the_same_workdir_is_refused(whole_run):
+    other = TrainConfig.from_dict(CONFIG.to_dict() | {"batch_size": 16})
+    with pytest.raises(ValueError, match="workdir: .*train.batch_size was 8, is 16"):
+        train(MODEL, other, small_task().make(), whole_run[0])
+
+
+def test_nan_stops_with_the_step_and_is_not_saved(tmp_path):
+    def poison(number, batch):
+        if number == 20:  # the step of a checkpoint: it must not be written
+            batch["weights"] = batch["weights"] * np.float32("nan")
+        return batch
+
+    with pytest.raises(FloatingPointError, match="^step 20: loss is nan"):
+        train(MODEL, CONFIG, Wrapped(small_task().make(), poison), tmp_path)
+    with Checkpoints(tmp_path / "checkpoints", 2) as checkpoints:
+        assert checkpoints.latest_step is None
+
+
+def test_a_task_of_another_vocabulary_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ValueError, match="vocab_size: wanted the task's 64, got 32"):
+        train(MODEL, CONFIG, small_task(vocab_size=64).make(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+MESHES = {
+    "data": MeshConfig(data=8),
+    "fsdp": MeshConfig(data=1, fsdp=8),
+    "tensor": MeshConfig(data=4, tensor=2),
+    "all": MeshConfig(data=2, fsdp=2, tensor=2),
+}
+
+
+def three_steps(mesh, devices, model=MODEL):
+    config = CONFIG.replace(mesh=mesh)
+    trainer = Trainer(model, config, devices)
+    state, data = trainer.init(), iter(small_task().make().train_dataset(8))
+    losses = []
+    for _ in range(3):
+        state, metrics = trainer.train_step(state, put_batch(next(data), trainer.mesh))
+        losses.append(float(metrics["loss"]))
+    return losses, state
+
+
+@pytest.fixture(scope="module")
+def single_device():
+    return three_steps(MeshConfig(data=1), jax.devices()[:1])
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_sharded_equals_single_device(single_device, name):
+    losses, state = three_steps(MESHES[name], jax.devices())
+    wanted_losses, wanted_state = single_device
+    np.testing.assert_allclose(losses, wanted_losses, rtol=1e-6)
+    for a, b in zip(
+        jax.tree.leaves(state.weights), jax.tree.leaves(wanted_state.weights), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_weights_are_really_cut():
+    trainer = Trainer(MODEL, CONFIG.replace(mesh=MESHES["all"]))
+    state = trainer.init()
+    kernel = state.weights["period"][0]["mixer"]["out_proj"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, 8, 8)  # of (2, 16, 16)
+    moments = state.opt_state[1][0].mu["period"][0]["mixer"]["out_proj"]["kernel"]
+    assert moments.sharding == kernel.sharding
+
+
+@pytest.mark.parametrize(
+    ("mesh", "batch_size", "message"),
+    [
+        (MeshConfig(data=3), 8, r"mesh_data: wanted .* = 8 devices, got 3 \* 1 \* 1"),
+        (MeshConfig(), 12, "batch_size: wanted a multiple of mesh_data .* = 8, got 12"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(mesh, batch_size, message):
+    with pytest.raises(ValueError, match=message):
+        Trainer(MODEL, CONFIG.replace(mesh=mesh, batch_size=batch_size))
+
+
+def test_heads_that_tensor_parallelism_cannot_split_are_refused():
+    model = small_config(MIXERS["delta_net-options"].replace(head_k_dim=3))
+    with pytest.raises(ValueError, match="mesh_tensor: wanted a divisor of heads = 6 .*got 4"):
+        Trainer(model, CONFIG.replace(mesh=MeshConfig(data=2, tensor=4)))
+
+
+def test_evaluation_does_not_depend_on_the_batch_size():
+    """20 held-out examples in batches of 8 (the last filled up) and of 40."""
+    trainer = Trainer(MODEL, CONFIG)
+    weights, task = trainer.init().weights, small_task().make()
+    small, large = (evaluate(trainer.eval_step, weights, task, n, trainer.mesh) for n in (8, 40))
+    assert small["accuracy"] == large["accuracy"]
+    assert small["loss"] == pytest.approx(large["loss"], rel=1e-6)
+
+
+def test_the_loss_is_the_weighted_mean_of_cross_entropies():
+    trainer = Trainer(MODEL, CONFIG)
+    weights = trainer.init().weights
+    batch = {k: jnp.asarray(v) for k, v in next(iter(small_task().make().train_dataset(8))).items()}
+    sums = sum_losses(model_graph(MODEL), weights, batch)
+    logits, _ = nnx.merge(model_graph(MODEL), weights)(batch["inputs"])
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    rows, places = np.nonzero(np.asarray(batch["weights"]))
+    wanted = -log_p[rows, places, np.asarray(batch["targets"])[rows, places]]
+    assert float(sums.loss) == pytest.approx(wanted.sum(), rel=1e-5)
+    assert float(sums.weight) == len(rows)

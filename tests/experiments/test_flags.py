@@ -1,0 +1,154 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every flag reaches the config; unknown or impossible values are refused with the flag's name."""
+
+import subprocess
+import sys
+
+import pytest
+
+from experiments.flags import GROUPS, run_config_from_flags
+from experiments.presets import PRESETS
+
+# A value unlike any preset's for each flag, and the preset on which it has an effect.
+MQAR, LINEAR = "mqar/small-delta_net", "mqar/small-linear_attention"
+TEXT, HYBRID = "language_modeling/small", "language_modeling/small-hybrid"
+VALUES = {
+    "d_model": (MQAR, 48),
+    "num_layers": (MQAR, 6),
+    "mlp_hidden_size": (MQAR, 40),
+    "tie_embeddings": (MQAR, True),
+    "embed_dropout": (MQAR, 0.25),
+    "init_std": (MQAR, 0.03),
+    "norm_eps": (MQAR, 1e-5),
+    "param_dtype": (MQAR, "bfloat16"),
+    "compute_dtype": (MQAR, "bfloat16"),
+    "num_heads": (MQAR, 4),
+    "head_k_dim": (MQAR, 24),
+    "head_v_dim": (MQAR, 24),
+    "head_dim": (HYBRID, 32),
+    "num_kv_heads": (HYBRID, 1),
+    "window": (HYBRID, 17),
+    "rope_base": (HYBRID, 500.0),
+    "conv_size": (MQAR, 3),
+    "qk_activation": (MQAR, "relu"),
+    "qk_norm": (MQAR, "l1"),
+    "allow_neg_eigval": (MQAR, True),
+    "output_gate": (MQAR, True),
+    "feature_map": (LINEAR, "relu"),
+    "normalize": (LINEAR, False),
+    "output_norm": (LINEAR, True),
+    "chunk_size": (MQAR, 32),
+    "implementation": (MQAR, "reference"),
+    "seq_len": (MQAR, 128),
+    "data_seed": (MQAR, 9),
+    "vocab_size": (MQAR, 256),
+    "num_kv_pairs": (MQAR, 5),
+    "num_train_examples": (MQAR, 77),
+    "num_eval_examples": (MQAR, 78),
+    "power_a": (MQAR, 0.5),
+    "random_non_queries": (MQAR, True),
+    "data": (TEXT, ["some/file.txt", "some/folder"]),
+    "eval_fraction": (TEXT, 0.2),
+    "max_eval_windows": (TEXT, 9),
+    "num_steps": (MQAR, 3000),
+    "batch_size": (MQAR, 8),
+    "seed": (MQAR, 5),
+    "log_every_steps": (MQAR, 3),
+    "eval_every_steps": (MQAR, 4),
+    "checkpoint_every_steps": (MQAR, 6),
+    "keep_checkpoints": (MQAR, 7),
+    "learning_rate": (MQAR, 0.5),
+    "min_learning_rate": (MQAR, 1e-5),
+    "schedule": (MQAR, "constant"),
+    "warmup_steps": (MQAR, 2),
+    "weight_decay": (MQAR, 0.3),
+    "b1": (MQAR, 0.5),
+    "b2": (MQAR, 0.5),
+    "eps": (MQAR, 1e-6),
+    "grad_clip_norm": (MQAR, 0.5),
+    "mesh_data": (MQAR, 2),
+    "mesh_fsdp": (MQAR, 2),
+    "mesh_tensor": (MQAR, 2),
+}
+# Needed beside a flag for the whole to be possible.
+TOGETHER = {"feature_map": {"normalize": False}}
+
+
+def flat(data, where=""):
+    if isinstance(data, dict):
+        return {k: v for key, x in data.items() for k, v in flat(x, f"{where}.{key}").items()}
+    if isinstance(data, list) and data and isinstance(data[0], dict):
+        return {k: v for i, x in enumerate(data) for k, v in flat(x, f"{where}.{i}").items()}
+    return {where: data}
+
+
+def test_every_flag_is_tried():
+    assert set(VALUES) == {name for group in GROUPS.values() for name in group}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_flag_reaches_the_config_and_nothing_else(name):
+    preset, value = VALUES[name]
+    extra = TOGETHER.get(name, {})
+    before = flat(run_config_from_flags({"preset": preset, **extra}).to_dict())
+    after = flat(run_config_from_flags({"preset": preset, name: value, **extra}).to_dict())
+    changed = {k for k in after if after[k] != before.get(k)}
+    field = name.removeprefix("mesh_")
+    wanted = {k for k in after if k.rsplit(".", 1)[1] == field}
+    assert changed and changed <= wanted
+    assert all(after[k] == value for k in changed)
+
+
+def test_layer_pattern_keeps_the_presets_options_for_the_mixers_it_has():
+    config = run_config_from_flags(
+        {"preset": HYBRID, "layer_pattern": ["attention", "linear_attention"], "conv_size": 2}
+    )
+    attention, linear = config.model.layer_pattern
+    assert attention == PRESETS[HYBRID]().model.layer_pattern[1]
+    assert (linear.kind, linear.num_heads, linear.conv_size) == ("linear_attention", 2, 2)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_alone_are_what_they_say(name):
+    assert run_config_from_flags({"preset": name}) == PRESETS[name]()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preset": TEXT, "num_kv_pairs": 3}, "^num_kv_pairs: the task 'language_modeling' has no"),
+        ({"preset": MQAR, "window": 3}, r"^window: no mixer of \['delta_net'\] has such an option"),
+        ({"preset": MQAR, "layer_pattern": ["mamba7"]}, "^layer_pattern: wanted mixers of"),
+        ({"preset": MQAR, "num_steps": 0}, "^num_steps: wanted at least 1, got 0"),
+        ({"preset": MQAR, "qk_norm": "l3"}, "^qk_norm: wanted one of"),
+        ({"preset": MQAR, "mesh_tensor": 0}, "^mesh_tensor: wanted at least 1, got 0"),
+        ({"preset": MQAR, "num_kv_pairs": 99}, "^vocab_size: wanted an even number with at least"),
+        ({"preset": MQAR, "batch_size": -1}, "^batch_size: wanted at least 1, got -1"),
+    ],
+)
+def test_impossible_values_name_the_flag(values, message):
+    with pytest.raises(ValueError, match=message):
+        run_config_from_flags(values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_step=3"], "Unknown command line flag 'num_step'"),
+        (["--num_steps=many"], "flag --num_steps=many: invalid literal"),
+        (["--num_steps=-1"], "error: --num_steps: wanted at least 1, got -1"),
+        (["--num_heads=7"], "error: --head_k_dim: wanted a size, or num_heads dividing"),
+        (["--mesh_tensor=3"], "error: --mesh_data: wanted mesh_data * mesh_fsdp * mesh_tensor"),
+    ],
+)
+def test_the_command_refuses_before_any_work(tmp_path, arguments, message):
+    command = [sys.executable, "-m", "experiments.main", f"--preset={MQAR}"]
+    workdir = tmp_path / "run"
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not workdir.exists()

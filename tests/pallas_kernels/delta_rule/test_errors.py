@@ -1,0 +1,128 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bad arguments are refused before any work, by a message with name, wanted and got."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pallas_kernels import delta_rule, delta_rule_step, linear_attention
+
+SHAPES = {
+    "q": (2, 5, 3, 4),
+    "k": (2, 5, 3, 4),
+    "v": (2, 5, 3, 6),
+    "beta": (2, 5, 3),
+    "initial_state": (2, 3, 4, 6),
+    "segment_ids": (2, 5),
+}
+ARRAYS = {
+    name: jnp.zeros(shape, jnp.int32 if name == "segment_ids" else jnp.float32)
+    for name, shape in SHAPES.items()
+}
+
+
+def call(function=delta_rule, **changes):
+    args = ARRAYS | changes
+    positional = ("q", "k", "v") if function is linear_attention else ("q", "k", "v", "beta")
+    options = {k: v for k, v in args.items() if k not in ("q", "k", "v", "beta")}
+    return function(*(args[p] for p in positional), **options)
+
+
+# jaxtyping would catch these first in tests; users run without it.
+pytestmark = pytest.mark.usefixtures("no_jaxtyping")
+
+
+@pytest.fixture
+def no_jaxtyping(monkeypatch):
+    import jaxtyping
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+OPERATORS = [delta_rule, linear_attention]
+
+
+@pytest.mark.parametrize("function", OPERATORS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_wrong_rank(function, name):
+    if name == "beta" and function is linear_attention:
+        return
+    with pytest.raises(ValueError, match=rf"^{name}: wanted .*got"):
+        call(function, **{name: ARRAYS[name][None]})
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"), [(n, i) for n, s in SHAPES.items() if n != "q" for i in range(len(s))]
+)
+@pytest.mark.parametrize("function", OPERATORS)
+def test_wrong_axis(function, name, axis):
+    if name == "beta" and function is linear_attention:
+        return
+    if (name, axis) == ("v", 3):  # v's last axis defines V; then the state disagrees
+        name, axis = "initial_state", 3
+    shape = list(SHAPES[name])
+    shape[axis] += 1
+    with pytest.raises(ValueError, match=rf"^{name}: wanted shape .*got"):
+        call(function, **{name: jnp.zeros(shape, ARRAYS[name].dtype)})
+
+
+@pytest.mark.parametrize("name", ["k", "v", "beta"])
+def test_mixed_dtypes(name):
+    with pytest.raises(TypeError, match=rf"^{name}: wanted q's dtype float32, got bfloat16"):
+        call(**{name: ARRAYS[name].astype(jnp.bfloat16)})
+
+
+def test_integer_inputs():
+    with pytest.raises(TypeError, match="^q: wanted dtype in .*got int32"):
+        call(q=ARRAYS["q"].astype(jnp.int32))
+
+
+def test_state_of_another_dtype():
+    with pytest.raises(TypeError, match="^initial_state: wanted dtype float32, got bfloat16"):
+        call(initial_state=ARRAYS["initial_state"].astype(jnp.bfloat16))
+
+
+def test_segments_that_are_no_integers():
+    with pytest.raises(TypeError, match="^segment_ids: wanted an integer dtype, got float32"):
+        call(segment_ids=ARRAYS["segment_ids"].astype(jnp.float32))
+
+
+@pytest.mark.parametrize("function", OPERATORS)
+def test_unknown_chunk_size(function):
+    with pytest.raises(ValueError, match=r"^chunk_size: wanted one of \(16, 32, 64, 128\), got 48"):
+        call(function, chunk_size=48)
+
+
+def test_unknown_implementation():
+    with pytest.raises(ValueError, match="^implementation: wanted one of .*got 'cuda'"):
+        call(implementation="cuda")
+
+
+@pytest.mark.parametrize("name", ["pallas", "triton"])
+def test_implementation_that_cannot_run_here_says_why(name):
+    if jax.default_backend() == "gpu":
+        pytest.skip("this machine has a GPU, where the implementation may run")
+    with pytest.raises(NotImplementedError, match=rf"delta_rule\(implementation='{name}'\): \w+"):
+        call(implementation=name)
+
+
+def test_none_chooses_and_logs_once(caplog, monkeypatch):
+    from pallas_kernels._common import dispatch
+
+    monkeypatch.setattr(dispatch, "_announced", set())
+    with caplog.at_level("INFO", logger="pallas_kernels"):
+        call()
+        call()
+    lines = [r.getMessage() for r in caplog.records if r.name == "pallas_kernels"]
+    assert len(lines) == 1
+    assert "delta_rule: using implementation" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["state", "q", "k", "v", "beta"])
+def test_step_refuses_wrong_ranks(name):
+    args = {k: ARRAYS[k][:, 0] for k in ("q", "k", "v", "beta")}
+    args["state"] = ARRAYS["initial_state"]
+    args[name] = args[name][None]
+    with pytest.raises(ValueError, match=rf"^{name}: wanted"):
+        delta_rule_step(args.pop("state"), **args)

@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The import arrows point one way, files carry their header, README tells the truth."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.flags import GROUPS
+from experiments.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("pallas_kernels", "deltanet_jax", "experiments")
+SOURCES = [p for name in (*PACKAGES, "tests") for p in sorted((ROOT / name).rglob("*.py"))]
+
+# What a package must not import.
+FORBIDDEN = {
+    "pallas_kernels": {"deltanet_jax", "experiments", "tests", "flax", "absl", "optax", "orbax"},
+    "deltanet_jax": {"experiments", "tests", "absl"},
+    "experiments": {"tests"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_arrows_point_down(package):
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] == package:
+            wrong = FORBIDDEN[package] & set(imports(path))
+            assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
+
+
+def test_flags_are_defined_in_one_file():
+    for path in SOURCES:
+        if path.name != "flags.py" and path.name != Path(__file__).name:
+            assert "flags.DEFINE" not in path.read_text(), path
+
+
+def test_every_file_has_its_header():
+    for path in SOURCES:
+        text = path.read_text()
+        assert not text or "SPDX-License-Identifier: Apache-2.0" in text, path
+
+
+def test_files_stay_readable():
+    for path in SOURCES:
+        assert len(path.read_text().splitlines()) <= 450, path
+
+
+def documents():
+    return [p for p in ROOT.rglob("*.md") if ".venv" not in p.parts]
+
+
+def test_commands_in_the_documents_exist():
+    """Every `python -m experiments.x --flag` and `make x` in the documents can be typed."""
+    flags_text = (ROOT / "experiments" / "flags.py").read_text()
+    known = {name for group in GROUPS.values() for name in group}
+    known |= set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', flags_text))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in documents():
+        text = path.read_text()
+        for module in re.findall(r"python -m (experiments[\w.]*)", text):
+            assert (ROOT / (module.replace(".", "/") + ".py")).exists(), f"{path}: {module}"
+        for flag in re.findall(r"(?<=[\s`])--(\w+)=", text):
+            assert flag in known, f"{path}: --{flag}"
+        for preset in re.findall(r"--preset=([\w/-]+)", text):
+            assert preset in {*PRESETS, "NAME"}, f"{path}: {preset}"
+        for target in re.findall(r"`make (\w+)", text):
+            assert target in targets, f"{path}: make {target}"
+
+
+def test_links_in_the_documents_lead_somewhere():
+    for path in documents():
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / link).exists(), f"{path}: {link}"
