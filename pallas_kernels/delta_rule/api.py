@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels._common import checks, dispatch
 from pallas_kernels._common.precision import state_dtype
 from pallas_kernels._common.segments import number_segments
+from pallas_kernels.delta_rule import kernel_support
 from pallas_kernels.delta_rule.reference import delta_rule_reference
 from pallas_kernels.delta_rule.vjp import delta_rule_chunked
 
@@ -39,9 +40,16 @@ def _reference(*args, scale, chunk_size):
     return delta_rule_reference(*args, scale=scale)
 
 
-# In order of preference. The two GPU rooms are doors without rooms yet; they take `run`'s place.
+def _kernels(*args, **options):
+    # Imported when used: Mosaic GPU takes half a second to import and is not everywhere.
+    from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
+
+    return delta_rule_kernels(*args, **options)
+
+
+# In order of preference. Triton is a door without a room yet; it takes `run`'s place.
 IMPLEMENTATIONS = (
-    dispatch.Implementation("pallas", delta_rule_chunked, _not_built("Mosaic GPU kernels")),
+    dispatch.Implementation("pallas", _kernels, kernel_support.unsupported),
     dispatch.Implementation("triton", delta_rule_chunked, _not_built("Triton kernels")),
     dispatch.Implementation("xla", delta_rule_chunked, lambda *args, **kwargs: None),
     dispatch.Implementation("reference", _reference, lambda *args, **kwargs: None),
@@ -92,6 +100,7 @@ def delta_rule(
     Cost: 6 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps.
     Gradients: of q, k, v, beta, initial_state from both outputs; any order, reverse and (through
         "reference" and "xla") forward mode. "xla" keeps only its inputs for the backward pass.
+        "pallas": first order, reverse mode; what it keeps, kernel_vjp.py says.
     Source: Yang et al. 2024, arXiv:2406.06484, sections 2.2 and 3; equations in README.md here.
     """
     checks.check_rank("q", q, "B T H K")

@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The Hopper kernels lower for CUDA on a machine without a GPU, and say why they cannot run there.
+
+Lowering catches unsupported operations, layouts that cannot be inferred, wgmma's shape rules and
+too much shared memory. Values are checked on the GPU: test_kernel_gpu.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from pallas_kernels.delta_rule import kernel_serial, kernel_vjp
+from pallas_kernels.delta_rule.api import delta_rule
+from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
+
+H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
+MANY = kernel_serial.FEW_HEADS + 1  # heads times batch where tiles are made on the way
+
+
+def arguments(batch, length, heads, key_size, value_size, dtype):
+    def array(*shape, dtype=dtype):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    keys = array(batch, length, heads, key_size)
+    values = array(batch, length, heads, value_size)
+    state = array(batch, heads, key_size, value_size, dtype=jnp.float32)
+    return (keys, keys, values, array(batch, length, heads), state), (values, state)
+
+
+def outputs_and_gradients(args, cotangents):
+    run = functools.partial(delta_rule_kernels, scale=0.1, chunk_size=64)
+    outputs, vjp = jax.vjp(lambda *args: run(*args, None), *args)
+    return outputs, vjp(cotangents)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "heads", "key_size", "value_size", "dtype"),
+    [
+        pytest.param(2, 200, 2, 128, 128, jnp.bfloat16, id="few_heads"),
+        pytest.param(MANY, 64, 1, 128, 128, jnp.bfloat16, id="many_heads"),
+        pytest.param(1, 1, 1, 64, 64, jnp.float16, id="one_token_float16"),
+        pytest.param(1, kernel_vjp.LONG, 1, 64, 64, jnp.bfloat16, id="in_pieces"),
+        pytest.param(MANY, 130, 1, 48, 200, jnp.float16, id="padded"),
+    ],
+)
+def test_lowers_for_cuda(batch, length, heads, key_size, value_size, dtype):
+    args, cotangents = arguments(batch, length, heads, key_size, value_size, dtype)
+    with jax.sharding.use_abstract_mesh(H200):
+        traced = jax.jit(outputs_and_gradients).trace(args, cotangents)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "mosaic_gpu" in text
+    outputs, gradients = traced.out_info
+    assert [x.shape for x in outputs] == [x.shape for x in cotangents]
+    assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in args]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_states_go_through_pieces_in_order(reverse):
+    keys = jax.random.split(jax.random.key(0), 3)
+    batch, pieces = 2, 3
+    m = jax.random.normal(keys[0], (batch * pieces, 2, 4, 4))
+    r = jax.random.normal(keys[1], (batch * pieces, 2, 4, 5))
+    state = jax.random.normal(keys[2], (batch, 2, 4, 5))
+    entering = kernel_vjp._through_pieces(m, r, state, reverse=reverse)
+    for b in range(batch):
+        expected = state[b]
+        for n in reversed(range(pieces)) if reverse else range(pieces):
+            i = b * pieces + n
+            assert jnp.allclose(entering[i], expected, atol=1e-5)
+            expected = (jnp.swapaxes(m[i], -1, -2) if reverse else m[i]) @ expected + r[i]
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 2, 64, 64), (0, 5, 2, 64, 64)])
+def test_nothing_to_do(shape):
+    args, _ = arguments(*shape, jnp.bfloat16)
+    args = [jnp.ones(x.shape, x.dtype) for x in args]
+    output, final_state = delta_rule_kernels(*args, None, scale=1.0, chunk_size=64)
+    assert output.shape == args[2].shape
+    assert (final_state == args[4]).all()
+
+
+def test_refused_without_a_hopper_gpu():
+    if jax.default_backend() != "cpu":
+        pytest.skip("this machine has an accelerator")
+    args, _ = arguments(1, 5, 1, 64, 64, jnp.bfloat16)
+    q, k, v, beta, _ = (jnp.ones(x.shape, x.dtype) for x in args)
+    with pytest.raises(NotImplementedError, match="need a Hopper GPU"):
+        delta_rule(q, k, v, beta, implementation="pallas")
+    assert delta_rule(q, k, v, beta).output.shape == v.shape  # None chooses another
