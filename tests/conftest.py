@@ -8,11 +8,12 @@ time by jaxtyping and beartype.
 
 import os
 
-# Before JAX starts: tests are many small programs, run once each; most of their time would go into
-# LLVM's optimiser.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-).strip()
+# Before JAX starts: on a CPU, tests are many small programs, run once each; most of their time would
+# go into LLVM's optimiser. GPU tests run what users run.
+if not os.path.exists("/dev/nvidiactl"):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+    ).strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
