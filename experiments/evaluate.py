@@ -3,7 +3,8 @@
 """Restores a run and evaluates it: python -m experiments.evaluate --workdir=DIR
 
 Prints one JSON line of figures; a language model then continues a prompt with the recurrent
-decoder. The figures equal, bit for bit, those the training process printed at its end.
+decoder. On a CPU the figures equal, bit for bit, those the training process printed at its end; on
+a GPU XLA's autotuner may choose other matrix products in another process (BUILD.md, known traps).
 """
 
 import json

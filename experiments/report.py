@@ -8,6 +8,7 @@ experiments/results; a test regenerates the text and compares.
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -78,7 +79,46 @@ def compare_section() -> str:
     return "\n".join([compare_table(record["rows"]), "", _machine(record["machine"])])
 
 
+def kernels_section() -> str:
+    """The Hopper kernels beside FLA's: medians, ratios, errors of the calls timed."""
+    path = ROOT / "experiments" / "benchmarks" / "results" / "nvidia-h200" / "delta_rule.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    cases: dict[tuple, dict[tuple[str, str], dict]] = {}
+    for row in rows:
+        shape = tuple(row["shape"][axis] for axis in "BTHKV")
+        cases.setdefault(shape, {})[row["implementation"], row["mode"]] = row
+    lines = [
+        "| B, T | forward, ms: ours / FLA | forward and backward, ms: ours / FLA "
+        "| largest RMS error: ours / FLA |",
+        "|---|---|---|---|",
+    ]
+    for shape, found in sorted(cases.items(), reverse=True):
+        cells = []
+        for mode in ("forward", "forward_and_vjp"):
+            if ("pallas", mode) not in found:
+                cells.append("not measured")
+                continue
+            ours, fla = (statistics.median(found[i, mode]["times_ms"]) for i in ("pallas", "fla"))
+            cells.append(f"{ours:.3f} / {fla:.3f} = 1 / {fla / ours:.1f}")
+        errors = [
+            max(max(r["rms_error"].values()) for (i, _), r in found.items() if i == name)
+            for name in ("pallas", "fla")
+        ]
+        lines.append(
+            f"| {shape[0]}, {shape[1]} | {cells[0]} | {cells[1]} "
+            f"| {errors[0]:.1e} / {errors[1]:.1e} |"
+        )
+    first = rows[0]
+    lines += [
+        "",
+        f"{first['device']}, driver {first['driver']}, jax {first['jax']}, commits "
+        f"{', '.join(sorted({r['commit'][:7] for r in rows}))}, {first['utc'][:10]}; H16 K128 V128.",
+    ]
+    return "\n".join(lines)
+
+
 SECTIONS = {
+    "kernels": kernels_section,
     "demo": demo_section,
     "language_modeling": language_modeling_section,
     "compare": compare_section,

@@ -85,7 +85,8 @@ def delta_rule(
         segment_ids: [B, T] integers; a change of id along a row is a boundary that neither state
             nor output crosses. `initial_state` belongs to a row's first segment, `final_state` to
             its last. One segment a row by default.
-        chunk_size: tokens a chunk, 16, 32, 64 or 128. Changes speed and rounding only.
+        chunk_size: tokens a chunk of "xla", 16, 32, 64 or 128. Changes speed and rounding only;
+            the kernels' chunks have 64 tokens whatever it is.
         implementation: "reference" (the definition, `lax.scan` over T), "xla" (chunkwise, any
             platform), "pallas", "triton", or None: the first that can run here, logged once.
     Returns:
@@ -97,6 +98,8 @@ def delta_rule(
     Numerics: sums and state in float32, products of bfloat16/float16 inputs on operands of that
         type. RMS error of "xla" against the definition in float64: below 1e-5 for float32 and 1e-2
         for bfloat16, outputs and every gradient (tests/pallas_kernels/delta_rule/test_chunked.py).
+        "pallas": below 1e-2 for bfloat16 and 1e-3 for float16 (test_kernel_gpu.py there), except
+        dv and dbeta where keys repeat (up to 5e-2 with beta in [1, 2]: experiments/LOG.md).
     Cost: 6 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps.
     Gradients: of q, k, v, beta, initial_state from both outputs; any order, reverse and (through
         "reference" and "xla") forward mode. "xla" keeps only its inputs for the backward pass.

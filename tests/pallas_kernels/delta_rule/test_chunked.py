@@ -76,8 +76,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
-@pytest.mark.parametrize("case", CASES)
+HARDEST = "repeated_keys_beta_1_to_2_segments"
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, dtype) for case in CASES for dtype in ("float32", "bfloat16")]
+    + [(HARDEST, "float16"), (HARDEST, "float64")],
+)
 def test_outputs_and_gradients_agree_with_float64_definition(x64, case, dtype):
     options = dict(CASES[case])
     segments = random_segments(2, 1000) if options.pop("segments", False) else None
