@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh Linux machine: `make demo` and `make test`.
 
-PYTHON ?= $(shell scripts/find_python.sh)
+# Evaluated where it is used; a failure is reported once, by the install rule.
+PYTHON ?= $(shell scripts/find_python.sh 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
 # Made again whenever the pins change.
@@ -16,7 +17,7 @@ help: ## this list
 install: $(STAMP) ## make .venv and install requirements.txt (GPU=1: also jax[cuda13])
 
 $(STAMP): requirements.txt pyproject.toml scripts/find_python.sh
-	@scripts/find_python.sh > /dev/null
+	@test -n "$(PYTHON)" || scripts/find_python.sh
 	@echo "Making $(VENV) with $(PYTHON)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -17,7 +17,7 @@ from experiments.tasks.mqar.task import MQARConfig
 
 def _mqar_small(mixer: MixerConfig) -> RunConfig:
     """10 pairs in 40 tokens, heads of size 16: enough pairs for an additive memory to blur."""
-    task = MQARConfig(vocab_size=64, seq_len=40, num_kv_pairs=10, num_eval_examples=1000)
+    task = MQARConfig(vocab_size=64, seq_len=40, num_kv_pairs=10, num_eval_examples=500)
     return RunConfig(
         model=ModelConfig(
             vocab_size=task.vocab_size,
@@ -30,7 +30,7 @@ def _mqar_small(mixer: MixerConfig) -> RunConfig:
         train=TrainConfig(
             num_steps=500,
             batch_size=64,
-            eval_every_steps=25,
+            eval_every_steps=50,
             checkpoint_every_steps=100,
             optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=40, weight_decay=0.1),
         ),
@@ -40,18 +40,18 @@ def _mqar_small(mixer: MixerConfig) -> RunConfig:
 def mqar_small_delta_net() -> RunConfig:
     """python -m experiments.main --preset=mqar/small-delta_net --workdir=runs/mqar
 
-    Two CPU cores, about a minute; accuracy at least 0.99 (experiments/results/demo).
+    Two CPU cores, one to two minutes; accuracy at least 0.99 (experiments/results/demo).
     """
-    return _mqar_small(DeltaNetConfig(num_heads=2))
+    return _mqar_small(DeltaNetConfig(num_heads=2, chunk_size=16))
 
 
 def mqar_small_linear_attention() -> RunConfig:
     """python -m experiments.main --preset=mqar/small-linear_attention --workdir=runs/mqar-la
 
-    The same with additive linear attention, given the same convolutions. Two CPU cores, about a
-    minute; accuracy far below (experiments/results/demo).
+    The same with additive linear attention, given the same convolutions. Two CPU cores, one to
+    two minutes; accuracy far below (experiments/results/demo).
     """
-    return _mqar_small(LinearAttentionConfig(num_heads=2, conv_size=4))
+    return _mqar_small(LinearAttentionConfig(num_heads=2, conv_size=4, chunk_size=16))
 
 
 def mqar_paper() -> RunConfig:

@@ -108,11 +108,11 @@ def kernels_section() -> str:
             f"| {shape[0]}, {shape[1]} | {cells[0]} | {cells[1]} "
             f"| {errors[0]:.1e} / {errors[1]:.1e} |"
         )
-    first = rows[0]
+    first, commits = rows[0], sorted({r["commit"][:7] for r in rows})
     lines += [
         "",
         f"{first['device']}, driver {first['driver']}, jax {first['jax']}, commits "
-        f"{', '.join(sorted({r['commit'][:7] for r in rows}))}, {first['utc'][:10]}; H16 K128 V128.",
+        f"{', '.join(commits)}, {first['utc'][:10]}; {first['dtype']}, H16 K128 V128.",
     ]
     return "\n".join(lines)
 

@@ -36,23 +36,14 @@ def linear_attention(
     Source: Katharopoulos et al. 2020, arXiv:2006.16236; chunkwise: Yang et al. 2024,
         arXiv:2406.06484, section 2.1.
     """
-    checks.check_rank("q", q, "B T H K")
-    checks.check_rank("v", v, "B T H V")
-    sizes = dict(zip("BTHK", q.shape, strict=True)) | {"V": v.shape[-1]}
-    checks.check_float_dtype("q", q)
-    for name, x, axes in (("k", k, "B T H K"), ("v", v, "B T H V")):
-        checks.check_shape(name, x, axes, sizes)
-        checks.check_same_dtype(name, x, "q", q)
-    state_type = state_dtype(q.dtype)
+    sizes = checks.check_inputs("B T H", q, k, v)
     if initial_state is None:
-        initial_state = jnp.zeros([sizes[axis] for axis in "BHKV"], state_type)
-    checks.check_shape("initial_state", initial_state, "B H K V", sizes)
-    checks.check_dtype("initial_state", initial_state, state_type)
-    checks.check_choice("chunk_size", chunk_size, (16, 32, 64, 128))
+        initial_state = jnp.zeros([sizes[axis] for axis in "BHKV"], state_dtype(q.dtype))
+    checks.check_state("initial_state", initial_state, sizes, q.dtype)
+    checks.check_choice("chunk_size", chunk_size, chunking.CHUNK_SIZES)
     masks = None
     if segment_ids is not None:
-        checks.check_shape("segment_ids", segment_ids, "B T", sizes)
-        checks.check_integer_dtype("segment_ids", segment_ids)
+        checks.check_segment_ids(segment_ids, sizes)
         if sizes["T"] > 0:
             masks = chunk_masks(number_segments(segment_ids), chunk_size)
     if sizes["T"] == 0:

@@ -8,8 +8,8 @@ time by jaxtyping and beartype.
 
 import os
 
-# Before JAX starts: on a CPU, tests are many small programs, run once each; most of their time would
-# go into LLVM's optimiser. GPU tests run what users run.
+# Before JAX starts: on a CPU, tests are many small programs, run once each; most of their time
+# would go into LLVM's optimiser. GPU tests run what users run.
 if not os.path.exists("/dev/nvidiactl"):
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"

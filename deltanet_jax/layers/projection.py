@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Linear -> short convolution -> activation: how mixers make queries, keys and values."""
+"""Linear -> short convolution -> activation: how recurrent mixers make queries, keys, values."""
 
 from collections.abc import Callable
 
@@ -62,3 +62,48 @@ class HeadProjection(nnx.Module):
             y, new_state = self.conv(y, segment_ids=segment_ids, state=state)
         y = ACTIVATIONS[self.activation](y)
         return y.reshape(*y.shape[:2], self.num_heads, self.head_dim), new_state
+
+
+class QKVProjection(nnx.Module):
+    """Queries, keys and values of H heads; the state is the three convolutions'.
+
+    Attributes:
+        head_k_dim, head_v_dim: sizes K and V of a head.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        head_k_dim: int,
+        head_v_dim: int,
+        *,
+        qk_activation: str,
+        v_activation: str,
+        **options,
+    ):
+        self.head_k_dim, self.head_v_dim = head_k_dim, head_v_dim
+
+        def heads(head_dim: int, activation: str) -> HeadProjection:
+            return HeadProjection(d_model, num_heads, head_dim, activation=activation, **options)
+
+        self.q_heads = heads(head_k_dim, qk_activation)
+        self.k_heads = heads(head_k_dim, qk_activation)
+        self.v_heads = heads(head_v_dim, v_activation)
+
+    def init_state(self, batch_size: int) -> tuple:
+        return tuple(h.init_state(batch_size) for h in (self.q_heads, self.k_heads, self.v_heads))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        segment_ids: Int[Array, "B T"] | None,
+        state: tuple | None,
+    ) -> tuple[jax.Array, jax.Array, jax.Array, tuple]:
+        """(q [B, T, H, K], k [B, T, H, K], v [B, T, H, V], new state)."""
+        old = (None, None, None) if state is None else state
+        q, q_state = self.q_heads(x, segment_ids=segment_ids, state=old[0])
+        k, k_state = self.k_heads(x, segment_ids=segment_ids, state=old[1])
+        v, v_state = self.v_heads(x, segment_ids=segment_ids, state=old[2])
+        return q, k, v, (q_state, k_state, v_state)

@@ -13,9 +13,11 @@ from jaxtyping import Array, Float, Int
 from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import l1_norm, l2_norm, rms_norm
-from deltanet_jax.layers.projection import ACTIVATIONS, HeadProjection
+from deltanet_jax.layers.projection import ACTIVATIONS, QKVProjection
 from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
 from pallas_kernels import delta_rule, delta_rule_step
+from pallas_kernels._common.chunking import CHUNK_SIZES
+from pallas_kernels._common.precision import state_dtype
 
 QK_NORMS = {"l2": l2_norm, "l1": l1_norm}
 
@@ -53,7 +55,7 @@ class DeltaNetConfig(MixerConfig):
         check_at_least(self, "conv_size", 0)
         check_one_of(self, "qk_activation", tuple(ACTIVATIONS))
         check_one_of(self, "qk_norm", tuple(QK_NORMS))
-        check_one_of(self, "chunk_size", (16, 32, 64, 128))
+        check_one_of(self, "chunk_size", CHUNK_SIZES)
         check_one_of(self, "implementation", (None, "reference", "xla", "pallas", "triton"))
 
 
@@ -79,43 +81,36 @@ class DeltaNet(nnx.Module):
 
     def __init__(self, config: DeltaNetConfig, context: Context, *, rngs: nnx.Rngs):
         self.config = config
-        heads = config.num_heads
-        self.head_k_dim = head_dim(context.d_model, heads, config.head_k_dim, "head_k_dim")
-        self.head_v_dim = head_dim(context.d_model, heads, config.head_v_dim, "head_v_dim")
+        self.memory_dtype = state_dtype(context.dtype)
+        self.qkv = QKVProjection(
+            context.d_model,
+            config.num_heads,
+            head_dim(context.d_model, config.num_heads, config.head_k_dim, "head_k_dim"),
+            head_dim(context.d_model, config.num_heads, config.head_v_dim, "head_v_dim"),
+            conv_size=config.conv_size,
+            qk_activation=config.qk_activation,
+            v_activation="silu",
+            init_std=context.init_std,
+            **context.kinds(),
+            rngs=rngs,
+        )
+        heads, head_v_dim = config.num_heads, self.qkv.head_v_dim
         kinds = {**context.kinds(), "rngs": rngs}
-
-        def heads_of(size: int, activation: str) -> HeadProjection:
-            return HeadProjection(
-                context.d_model,
-                heads,
-                size,
-                conv_size=config.conv_size,
-                activation=activation,
-                init_std=context.init_std,
-                **kinds,
-            )
-
-        self.q_heads = heads_of(self.head_k_dim, config.qk_activation)
-        self.k_heads = heads_of(self.head_k_dim, config.qk_activation)
-        self.v_heads = heads_of(self.head_v_dim, "silu")
         self.beta_proj = linear(context.d_model, heads, init_std=context.init_std, **kinds)
-        value_size = heads * self.head_v_dim
+        value_size = heads * head_v_dim
         self.gate_proj = (
             linear(context.d_model, value_size, init_std=context.init_std, **kinds)
             if config.output_gate
             else None
         )
-        self.out_norm = rms_norm(self.head_v_dim, eps=context.norm_eps, **kinds)
+        self.out_norm = rms_norm(head_v_dim, eps=context.norm_eps, **kinds)
         self.out_proj = linear(value_size, context.d_model, init_std=context.out_init_std, **kinds)
 
     def init_state(self, batch_size: int, max_length: int) -> DeltaNetState:
         """An empty memory; `max_length` does not matter to a recurrence."""
         del max_length
-        heads = (self.q_heads, self.k_heads, self.v_heads)
-        memory = (batch_size, self.config.num_heads, self.head_k_dim, self.head_v_dim)
-        return DeltaNetState(
-            tuple(h.init_state(batch_size) for h in heads), jnp.zeros(memory, jnp.float32)
-        )
+        memory = (batch_size, self.config.num_heads, self.qkv.head_k_dim, self.qkv.head_v_dim)
+        return DeltaNetState(self.qkv.init_state(batch_size), jnp.zeros(memory, self.memory_dtype))
 
     def __call__(
         self,
@@ -154,15 +149,10 @@ class DeltaNet(nnx.Module):
         state: DeltaNetState | None = None,
     ):
         """The operator's arguments q, k, v, beta for inputs x, and the convolutions' new states."""
-        projected, convs = [], []
-        old = (None, None, None) if state is None else state.convs
-        for heads, conv in zip((self.q_heads, self.k_heads, self.v_heads), old, strict=True):
-            y, conv = heads(x, segment_ids=segment_ids, state=conv)
-            projected.append(y)
-            convs.append(conv)
-        q, k, v = projected
+        old = None if state is None else state.convs
+        q, k, v, convs = self.qkv(x, segment_ids=segment_ids, state=old)
         normalise = QK_NORMS[self.config.qk_norm]
         beta = jax.nn.sigmoid(self.beta_proj(x))
         if self.config.allow_neg_eigval:
             beta = 2 * beta
-        return normalise(q), normalise(k), v, beta, tuple(convs)
+        return normalise(q), normalise(k), v, beta, convs

@@ -13,9 +13,11 @@ from jaxtyping import Array, Float, Int
 from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import rms_norm
-from deltanet_jax.layers.projection import HeadProjection
+from deltanet_jax.layers.projection import QKVProjection
 from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
 from pallas_kernels import linear_attention
+from pallas_kernels._common.chunking import CHUNK_SIZES
+from pallas_kernels._common.precision import state_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class LinearAttentionConfig(MixerConfig):
         check_at_least(self, "num_heads", 1)
         check_at_least(self, "conv_size", 0)
         check_one_of(self, "feature_map", ("elu_plus_one", "relu", "silu", "identity"))
-        check_one_of(self, "chunk_size", (16, 32, 64, 128))
+        check_one_of(self, "chunk_size", CHUNK_SIZES)
         if self.normalize and self.feature_map != "elu_plus_one":
             raise ValueError(
                 "normalize: wanted feature_map = 'elu_plus_one' (a normaliser must be positive), "
@@ -70,40 +72,35 @@ class LinearAttention(nnx.Module):
 
     def __init__(self, config: LinearAttentionConfig, context: Context, *, rngs: nnx.Rngs):
         self.config = config
-        heads = config.num_heads
-        self.head_k_dim = head_dim(context.d_model, heads, config.head_k_dim, "head_k_dim")
-        self.head_v_dim = head_dim(context.d_model, heads, config.head_v_dim, "head_v_dim")
+        self.memory_dtype = state_dtype(context.dtype)
+        self.qkv = QKVProjection(
+            context.d_model,
+            config.num_heads,
+            head_dim(context.d_model, config.num_heads, config.head_k_dim, "head_k_dim"),
+            head_dim(context.d_model, config.num_heads, config.head_v_dim, "head_v_dim"),
+            conv_size=config.conv_size,
+            qk_activation=config.feature_map,
+            v_activation="silu" if config.conv_size else "identity",
+            init_std=context.init_std,
+            **context.kinds(),
+            rngs=rngs,
+        )
+        heads, head_v_dim = config.num_heads, self.qkv.head_v_dim
         kinds = {**context.kinds(), "rngs": rngs}
-
-        def heads_of(size: int, activation: str) -> HeadProjection:
-            return HeadProjection(
-                context.d_model,
-                heads,
-                size,
-                conv_size=config.conv_size,
-                activation=activation,
-                init_std=context.init_std,
-                **kinds,
-            )
-
-        self.q_heads = heads_of(self.head_k_dim, config.feature_map)
-        self.k_heads = heads_of(self.head_k_dim, config.feature_map)
-        self.v_heads = heads_of(self.head_v_dim, "silu" if config.conv_size else "identity")
         self.out_norm = (
-            rms_norm(self.head_v_dim, eps=context.norm_eps, **kinds) if config.output_norm else None
+            rms_norm(head_v_dim, eps=context.norm_eps, **kinds) if config.output_norm else None
         )
         self.out_proj = linear(
-            heads * self.head_v_dim, context.d_model, init_std=context.out_init_std, **kinds
+            heads * head_v_dim, context.d_model, init_std=context.out_init_std, **kinds
         )
 
     def init_state(self, batch_size: int, max_length: int) -> LinearAttentionState:
         """An empty memory; `max_length` does not matter to a recurrence."""
         del max_length
-        heads = (self.q_heads, self.k_heads, self.v_heads)
-        value_size = self.head_v_dim + int(self.config.normalize)
-        memory = (batch_size, self.config.num_heads, self.head_k_dim, value_size)
+        value_size = self.qkv.head_v_dim + int(self.config.normalize)
+        memory = (batch_size, self.config.num_heads, self.qkv.head_k_dim, value_size)
         return LinearAttentionState(
-            tuple(h.init_state(batch_size) for h in heads), jnp.zeros(memory, jnp.float32)
+            self.qkv.init_state(batch_size), jnp.zeros(memory, self.memory_dtype)
         )
 
     def __call__(
@@ -114,10 +111,8 @@ class LinearAttention(nnx.Module):
         state: LinearAttentionState | None = None,
     ) -> tuple[Float[Array, "B T D"], LinearAttentionState | None]:
         """See base.py."""
-        old = (None, None, None) if state is None else state.convs
-        q, q_conv = self.q_heads(x, segment_ids=segment_ids, state=old[0])
-        k, k_conv = self.k_heads(x, segment_ids=segment_ids, state=old[1])
-        v, v_conv = self.v_heads(x, segment_ids=segment_ids, state=old[2])
+        old = None if state is None else state.convs
+        q, k, v, convs = self.qkv(x, segment_ids=segment_ids, state=old)
         if self.config.normalize:  # the normaliser is one more value that is always 1
             v = jnp.concatenate([v, jnp.ones((*v.shape[:3], 1), v.dtype)], axis=-1)
         o, memory = linear_attention(
@@ -133,5 +128,4 @@ class LinearAttention(nnx.Module):
         if self.out_norm is not None:
             o = self.out_norm(o)
         y = self.out_proj(o.reshape(*o.shape[:2], -1))
-        new_state = LinearAttentionState((q_conv, k_conv, v_conv), memory)
-        return y, None if state is None else new_state
+        return y, None if state is None else LinearAttentionState(convs, memory)

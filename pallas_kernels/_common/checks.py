@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels._common.precision import state_dtype
+
 FLOAT_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -61,3 +63,37 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: wanted one of {tuple(choices)}, got {value!r}")
+
+
+def check_inputs(
+    axes: str, q: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Array | None = None
+) -> dict[str, int]:
+    """Checks shapes and dtypes of an operator's inputs; returns the size of every axis by letter.
+
+    `axes` are those before the head's, "B T H" or "B H": q and k have K after them, v has V, beta
+    nothing. All share one floating dtype.
+    """
+    check_rank("q", q, f"{axes} K")
+    check_rank("v", v, f"{axes} V")
+    sizes = dict(zip([*axes.split(), "K"], q.shape, strict=True)) | {"V": v.shape[-1]}
+    check_float_dtype("q", q)
+    others = [("k", k, f"{axes} K"), ("v", v, f"{axes} V")]
+    others += [] if beta is None else [("beta", beta, axes)]
+    for name, x, its_axes in others:
+        check_shape(name, x, its_axes, sizes)
+        check_same_dtype(name, x, "q", q)
+    return sizes
+
+
+def check_state(
+    name: str, state: jax.Array, sizes: dict[str, int], input_dtype: jax.typing.DTypeLike
+) -> None:
+    """Raises unless `state` is [B, H, K, V] in the state dtype of inputs of `input_dtype`."""
+    check_shape(name, state, "B H K V", sizes)
+    check_dtype(name, state, state_dtype(input_dtype))
+
+
+def check_segment_ids(segment_ids: jax.Array, sizes: dict[str, int]) -> None:
+    """Raises unless `segment_ids` are integers of shape [B, T]."""
+    check_shape("segment_ids", segment_ids, "B T", sizes)
+    check_integer_dtype("segment_ids", segment_ids)

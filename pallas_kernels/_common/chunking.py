@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+CHUNK_SIZES = (16, 32, 64, 128)  # what operators take
+
 
 def num_chunks(length: int, chunk_size: int) -> int:
     """Chunks of `chunk_size` that hold `length` tokens."""

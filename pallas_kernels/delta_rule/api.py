@@ -10,13 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import checks, dispatch
+from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
 from pallas_kernels._common.segments import number_segments
 from pallas_kernels.delta_rule import kernel_support
 from pallas_kernels.delta_rule.reference import delta_rule_reference
 from pallas_kernels.delta_rule.vjp import delta_rule_chunked
-
-CHUNK_SIZES = (16, 32, 64, 128)
 
 
 class DeltaRuleOutput(NamedTuple):
@@ -106,22 +105,13 @@ def delta_rule(
         "pallas": first order, reverse mode; what it keeps, kernel_vjp.py says.
     Source: Yang et al. 2024, arXiv:2406.06484, sections 2.2 and 3; equations in README.md here.
     """
-    checks.check_rank("q", q, "B T H K")
-    checks.check_rank("v", v, "B T H V")
-    sizes = dict(zip("BTHK", q.shape, strict=True)) | {"V": v.shape[-1]}
-    checks.check_float_dtype("q", q)
-    for name, x, axes in (("k", k, "B T H K"), ("v", v, "B T H V"), ("beta", beta, "B T H")):
-        checks.check_shape(name, x, axes, sizes)
-        checks.check_same_dtype(name, x, "q", q)
-    dtype = state_dtype(q.dtype)
+    sizes = checks.check_inputs("B T H", q, k, v, beta)
     if initial_state is None:
-        initial_state = jnp.zeros([sizes[axis] for axis in "BHKV"], dtype)
-    checks.check_shape("initial_state", initial_state, "B H K V", sizes)
-    checks.check_dtype("initial_state", initial_state, dtype)
+        initial_state = jnp.zeros([sizes[axis] for axis in "BHKV"], state_dtype(q.dtype))
+    checks.check_state("initial_state", initial_state, sizes, q.dtype)
     segments = None
     if segment_ids is not None:
-        checks.check_shape("segment_ids", segment_ids, "B T", sizes)
-        checks.check_integer_dtype("segment_ids", segment_ids)
+        checks.check_segment_ids(segment_ids, sizes)
         segments = number_segments(segment_ids)
     checks.check_choice("chunk_size", chunk_size, CHUNK_SIZES)
     scale = float(q.shape[-1] ** -0.5 if scale is None else scale)

@@ -34,17 +34,9 @@ def delta_rule_step(
     Cost: 6 K V FLOP and two passes over the state per head.
     Source: Yang et al. 2024, arXiv:2406.06484, section 2.2.
     """
-    checks.check_rank("q", q, "B H K")
-    checks.check_rank("v", v, "B H V")
-    sizes = dict(zip("BHK", q.shape, strict=True)) | {"V": v.shape[-1]}
-    checks.check_float_dtype("q", q)
-    for name, x, axes in (("k", k, "B H K"), ("v", v, "B H V"), ("beta", beta, "B H")):
-        checks.check_shape(name, x, axes, sizes)
-        checks.check_same_dtype(name, x, "q", q)
-    checks.check_shape("state", state, "B H K V", sizes)
-    dtype = state_dtype(q.dtype)
-    checks.check_dtype("state", state, dtype)
+    checks.check_state("state", state, checks.check_inputs("B H", q, k, v, beta), q.dtype)
 
+    dtype = state_dtype(q.dtype)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q, k, v_BHV, beta = (x.astype(dtype) for x in (q, k, v, beta))
     held_BHV = jnp.einsum("bhk,bhkv->bhv", k, state, precision="highest")

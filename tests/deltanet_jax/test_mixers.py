@@ -99,7 +99,7 @@ def test_delta_net_is_what_the_paper_says():
     x = inputs()
 
     def head(name):
-        projection = getattr(mixer, name)
+        projection = getattr(mixer.qkv, name)
         y = x @ projection.proj.kernel[...]
         weight = projection.conv.weight[...]
         padded = jnp.pad(y, ((0, 0), (3, 0), (0, 0)))
@@ -157,7 +157,7 @@ def test_linear_attention_is_the_normalised_sum():
     x = inputs()
     q, k, v = (
         (x @ p.proj.kernel[...]).reshape(2, 37, 2, 8)
-        for p in (mixer.q_heads, mixer.k_heads, mixer.v_heads)
+        for p in (mixer.qkv.q_heads, mixer.qkv.k_heads, mixer.qkv.v_heads)
     )
     scores = jnp.tril(jnp.einsum("bihk,bjhk->bhij", jax.nn.elu(q) + 1, jax.nn.elu(k) + 1))
     o = jnp.einsum("bhij,bjhv->bihv", scores / scores.sum(-1, keepdims=True), v)

@@ -115,3 +115,13 @@ def test_dropout_needs_a_key_and_changes_the_output():
 def test_compute_dtype_reaches_the_logits():
     logits, _ = small_model(compute_dtype="bfloat16")(random_tokens())
     assert logits.dtype == jnp.bfloat16
+
+
+def test_float64_decodes_in_float64(x64):
+    model = small_model(*HYBRID, num_layers=3, compute_dtype="float64", param_dtype="float64")
+    tokens = random_tokens(length=6)
+    state = model.init_state(2, 6)
+    _, state = model(tokens[:, :5], state=state)
+    logits, _ = model(tokens[:, 5:], state=state)
+    assert logits.dtype == jnp.float64
+    assert_close("logits", logits, model(tokens)[0][:, 5:], 1e-6)
