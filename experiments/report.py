@@ -69,14 +69,26 @@ def language_modeling_section() -> str:
     lines = ["| steps | held-out bits per byte |", "|---|---|"]
     lines += [f"| {r['step']} | {r['eval/bits_per_byte']:.3f} |" for r in evaluations]
     sample = (folder / "sample.txt").read_text().rstrip("\n")
-    lines += ["", _machine(machine), "The sampled continuation:", "", "```python", sample, "```"]
+    lines += [
+        "",
+        _machine(machine),
+        "",
+        "![Bits per byte against steps](experiments/results/language_modeling/loss.png)",
+        "",
+        "The sampled continuation:",
+        "",
+        "```",
+        sample,
+        "```",
+    ]
     return "\n".join(lines)
 
 
 def compare_section() -> str:
     """The operator against its definition on a CPU."""
     record = _read("compare", "record.json")
-    return "\n".join([compare_table(record["rows"]), "", _machine(record["machine"])])
+    picture = "![Speed-up against length](experiments/results/compare/speedup.png)"
+    return "\n".join([compare_table(record["rows"]), "", _machine(record["machine"]), "", picture])
 
 
 def kernels_section() -> str:
