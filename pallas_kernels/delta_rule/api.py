@@ -98,7 +98,7 @@ def delta_rule(
         type. RMS error of "xla" against the definition in float64: below 1e-5 for float32 and 1e-2
         for bfloat16, outputs and every gradient (tests/pallas_kernels/delta_rule/test_chunked.py).
         "pallas": below 1e-2 for bfloat16 and 1e-3 for float16 (test_kernel_gpu.py there), except
-        dv and dbeta where keys repeat (up to 5e-2 with beta in [1, 2]: experiments/LOG.md).
+        dv and dbeta where keys repeat (seen: 5.3e-2 with beta in [1, 2]; experiments/LOG.md).
     Cost: 6 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps.
     Gradients: of q, k, v, beta, initial_state from both outputs; any order, reverse and (through
         "reference" and "xla") forward mode. "xla" keeps only its inputs for the backward pass.
