@@ -7,6 +7,8 @@ time by jaxtyping and beartype.
 """
 
 import os
+import shutil
+import tempfile
 
 # Before JAX starts: on a CPU, tests are many small programs, run once each; most of their time
 # would go into LLVM's optimiser. GPU tests run what users run.
@@ -14,6 +16,12 @@ if not os.path.exists("/dev/nvidiactl"):
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     ).strip()
+
+# One compilation cache for all workers and the commands that tests start, thrown away at the end.
+OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+if OWN_CACHE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="deltanet-jax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -29,6 +37,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_sessionfinish():
+    if OWN_CACHE:  # only in the process that made it, not in its workers
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture
