@@ -13,10 +13,19 @@ from deltanet_jax.config import Config, check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.mlp import SwiGLU, default_hidden_size
 from deltanet_jax.layers.norm import rms_norm
-from deltanet_jax.mixers.base import Context, MixerConfig
+from deltanet_jax.mixers.base import READ_OUT, Context, MixerConfig
 from deltanet_jax.mixers.registry import make_mixer
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+_policies = jax.checkpoint_policies
+REMAT_POLICIES = {
+    "none": _policies.everything_saveable,
+    "products": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(READ_OUT)
+    ),
+    "full": _policies.nothing_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +45,8 @@ class ModelConfig(Config):
         init_std: standard deviation of initial weights; maps back into the residual stream start
             at init_std / sqrt(2 num_layers).
         param_dtype, compute_dtype: of stored weights and of activations.
+        remat: what a layer keeps for its backward pass. "none": everything; "products": matrix
+            products and the mixers' read-outs, the rest is computed again; "full": its input.
     """
 
     vocab_size: int
@@ -49,6 +60,7 @@ class ModelConfig(Config):
     init_std: float = 0.02
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
+    remat: str = "none"
 
     def __post_init__(self):
         for name in ("vocab_size", "d_model", "num_layers"):
@@ -68,6 +80,7 @@ class ModelConfig(Config):
         check_at_least(self, "init_std", 0)
         check_one_of(self, "param_dtype", DTYPES)
         check_one_of(self, "compute_dtype", DTYPES)
+        check_one_of(self, "remat", tuple(REMAT_POLICIES))
 
 
 class Block(nnx.Module):
@@ -179,8 +192,16 @@ class LanguageModel(nnx.Module):
                 new_states.append(new)
             return x, None if states is None else tuple(new_states)
 
+        if self.config.remat != "none":
+            # A scan already keeps XLA from merging the two computations of a layer.
+            policy = REMAT_POLICIES[self.config.remat]
+            period = jax.checkpoint(period, policy=policy, prevent_cse=False)
         x, state = jax.lax.scan(period, x, (weights, state))
         return self.final_norm(x), state
+
+    def head_kernel(self) -> Float[Array, "D vocab_size"]:
+        """The head's weights, in the parameters' dtype."""
+        return self.embed.embedding[...].T if self.head is None else self.head.kernel[...]
 
     def logits(self, features: Float[Array, "B T D"]) -> Float[Array, "B T vocab_size"]:
         """The head: features to logits in the compute dtype."""

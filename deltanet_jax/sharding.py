@@ -108,10 +108,16 @@ def weight_shardings(abstract_weights: dict, mesh: Mesh) -> dict:
     return jax.tree_util.tree_map_with_path(sharding, abstract_weights)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises ValueError unless the batch spreads evenly over the mesh."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+def batch_ways(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are spread."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
+    """Raises ValueError unless every part of the batch spreads evenly over the mesh."""
+    ways = batch_ways(mesh) * accumulation_steps
     if batch_size % ways:
         raise ValueError(
-            f"batch_size: wanted a multiple of mesh_data * mesh_fsdp = {ways}, got {batch_size}"
+            "batch_size: wanted a multiple of mesh_data * mesh_fsdp * accumulation_steps = "
+            f"{ways}, got {batch_size}"
         )

@@ -29,6 +29,7 @@ MODEL = {
     "norm_eps": ("float", "epsilon of every RMSNorm"),
     "param_dtype": ("str", "dtype of stored weights"),
     "compute_dtype": ("str", "dtype of activations"),
+    "remat": ("str", "what a layer keeps for its backward pass: none (all), products, full"),
 }
 MIXER = {  # given to every mixer of the pattern that has the option
     "num_heads": ("int", "heads"),
@@ -64,7 +65,9 @@ TASK = {
 }
 TRAIN = {
     "num_steps": ("int", "optimiser steps in all"),
-    "batch_size": ("int", "sequences a step, over all devices"),
+    "batch_size": ("int", "sequences an optimiser step, over all devices"),
+    "accumulation_steps": ("int", "parts of a batch that go through one after the other"),
+    "loss_chunk_tokens": ("int", "tokens of a device whose logits are in memory at a time"),
     "seed": ("int", "seed of weights and dropout"),
     "log_every_steps": ("int", "steps between rows of metrics"),
     "eval_every_steps": ("int", "steps between evaluations; 0 is the end only"),
@@ -74,8 +77,9 @@ TRAIN = {
 OPTIMIZER = {
     "learning_rate": ("float", "peak learning rate"),
     "min_learning_rate": ("float", "rate at the start of the warm-up and the end of the cosine"),
-    "schedule": ("str", "cosine or constant"),
+    "schedule": ("str", "cosine, constant, or wsd (constant, then a linear decay)"),
     "warmup_steps": ("int", "steps of linear warm-up"),
+    "decay_steps": ("int", "steps of the linear decay of wsd"),
     "weight_decay": ("float", "decoupled weight decay"),
     "b1": ("float", "Adam's first decay"),
     "b2": ("float", "Adam's second decay"),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from deltanet_jax.config import check_at_least
 from deltanet_jax.layers.linear import linear
-from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
+from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
 from pallas_kernels._common import dispatch
 from pallas_kernels._common.segments import number_segments
 
@@ -154,7 +154,7 @@ class Attention(nnx.Module):
             o = chosen.run(
                 q, k, v, is_causal=True, local_window_size=window, implementation=chosen.name
             )
-            return self.out_proj(o.reshape(batch_size, length, -1)), None
+            return self.out_proj(read_out(o).reshape(batch_size, length, -1)), None
 
         if segment_ids is None:
             segments = jnp.zeros((batch_size, length), jnp.int32)
@@ -175,7 +175,7 @@ class Attention(nnx.Module):
         if self.config.window is not None:
             visible &= distance < self.config.window
         o = chosen.run(q, k, v, mask=visible[:, None], implementation=chosen.name)
-        y = self.out_proj(o.reshape(batch_size, length, -1))
+        y = self.out_proj(read_out(o).reshape(batch_size, length, -1))
         if state is None:
             return y, None
 

@@ -18,8 +18,11 @@ import dataclasses
 from typing import ClassVar
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from deltanet_jax.config import Config
+
+READ_OUT = "read_out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,3 +70,8 @@ def head_dim(d_model: int, num_heads: int, given: int | None, name: str) -> int:
             f"{num_heads}"
         )
     return d_model // num_heads
+
+
+def read_out(o: jax.Array) -> jax.Array:
+    """`o`, an operator's output, under the name by which rematerialisation keeps it."""
+    return checkpoint_name(o, READ_OUT)

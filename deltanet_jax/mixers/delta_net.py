@@ -14,7 +14,7 @@ from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import l1_norm, l2_norm, rms_norm
 from deltanet_jax.layers.projection import ACTIVATIONS, QKVProjection
-from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
+from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
 from pallas_kernels import delta_rule, delta_rule_step
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
@@ -135,7 +135,7 @@ class DeltaNet(nnx.Module):
                 chunk_size=self.config.chunk_size,
                 implementation=self.config.implementation,
             )
-        o = self.out_norm(o)
+        o = self.out_norm(read_out(o))
         if self.gate_proj is not None:
             o = o * jax.nn.silu(self.gate_proj(x)).reshape(o.shape)
         y = self.out_proj(o.reshape(*o.shape[:2], -1))

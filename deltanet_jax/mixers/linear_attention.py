@@ -14,7 +14,7 @@ from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import rms_norm
 from deltanet_jax.layers.projection import QKVProjection
-from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
+from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
 from pallas_kernels import linear_attention
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
@@ -123,6 +123,7 @@ class LinearAttention(nnx.Module):
             segment_ids=segment_ids,
             chunk_size=self.config.chunk_size,
         )
+        o = read_out(o)
         if self.config.normalize:
             o = o[..., :-1] / (o[..., -1:] + 1e-6)
         if self.out_norm is not None:

@@ -10,13 +10,15 @@ from deltanet_jax.sharding import MeshConfig
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Config):
-    """AdamW with linear warm-up, a cosine or constant schedule, and clipping by global norm.
+    """AdamW with linear warm-up, a schedule, and clipping by global norm.
 
     Attributes:
         learning_rate: peak rate.
-        min_learning_rate: where the warm-up starts and the cosine ends.
-        schedule: "cosine" or "constant", after the warm-up.
+        min_learning_rate: where the warm-up starts and the schedule ends.
+        schedule: after the warm-up "cosine", "constant", or "wsd" (warm-up, stable, decay:
+            constant, then linear over the last `decay_steps`; Hu et al. 2024, arXiv:2404.06395).
         warmup_steps: optimiser steps of the warm-up.
+        decay_steps: optimiser steps of the decay of "wsd".
         weight_decay: decoupled; on every weight but norm scales.
         b1, b2, eps: Adam's.
         grad_clip_norm: largest global norm of the gradient.
@@ -26,6 +28,7 @@ class OptimizerConfig(Config):
     min_learning_rate: float = 0.0
     schedule: str = "cosine"
     warmup_steps: int = 0
+    decay_steps: int = 0
     weight_decay: float = 0.01
     b1: float = 0.9
     b2: float = 0.95
@@ -33,14 +36,20 @@ class OptimizerConfig(Config):
     grad_clip_norm: float = 1.0
 
     def __post_init__(self):
-        for name in ("learning_rate", "min_learning_rate", "warmup_steps", "weight_decay", "eps"):
+        for name in ("learning_rate", "min_learning_rate", "weight_decay", "eps"):
+            check_at_least(self, name, 0)
+        for name in ("warmup_steps", "decay_steps"):
             check_at_least(self, name, 0)
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
                 f"min_learning_rate: wanted at most learning_rate = {self.learning_rate}, "
                 f"got {self.min_learning_rate}"
             )
-        check_one_of(self, "schedule", ("cosine", "constant"))
+        check_one_of(self, "schedule", ("cosine", "constant", "wsd"))
+        if self.decay_steps and self.schedule != "wsd":
+            raise ValueError(
+                f"decay_steps: wanted 0 with schedule {self.schedule!r}, got {self.decay_steps}"
+            )
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: wanted [0, 1), got {getattr(self, name)}")
@@ -54,7 +63,9 @@ class TrainConfig(Config):
 
     Attributes:
         num_steps: optimiser steps in all.
-        batch_size: sequences a step, over all devices.
+        batch_size: sequences an optimiser step, over all devices.
+        accumulation_steps: parts of a batch that go through one after the other.
+        loss_chunk_tokens: about so many tokens of a device have their logits in memory at a time.
         seed: of the initial weights and of dropout.
         log_every_steps, eval_every_steps, checkpoint_every_steps: cadences; the last step is
             always evaluated and saved. eval_every_steps 0 evaluates after the last step only.
@@ -64,6 +75,8 @@ class TrainConfig(Config):
 
     num_steps: int = 1000
     batch_size: int = 32
+    accumulation_steps: int = 1
+    loss_chunk_tokens: int = 8192
     seed: int = 0
     log_every_steps: int = 10
     eval_every_steps: int = 0
@@ -76,6 +89,8 @@ class TrainConfig(Config):
         for name in (
             "num_steps",
             "batch_size",
+            "accumulation_steps",
+            "loss_chunk_tokens",
             "log_every_steps",
             "checkpoint_every_steps",
             "keep_checkpoints",
@@ -83,8 +98,14 @@ class TrainConfig(Config):
             check_at_least(self, name, 1)
         check_at_least(self, "eval_every_steps", 0)
         check_at_least(self, "seed", 0)
-        if self.optimizer.warmup_steps > self.num_steps:
+        if self.batch_size % self.accumulation_steps:
             raise ValueError(
-                f"warmup_steps: wanted at most num_steps = {self.num_steps}, "
-                f"got {self.optimizer.warmup_steps}"
+                f"accumulation_steps: wanted a divisor of batch_size = {self.batch_size}, "
+                f"got {self.accumulation_steps}"
+            )
+        scheduled = self.optimizer.warmup_steps + self.optimizer.decay_steps
+        if scheduled > self.num_steps:
+            raise ValueError(
+                f"warmup_steps: wanted warmup_steps + decay_steps at most num_steps = "
+                f"{self.num_steps}, got {scheduled}"
             )

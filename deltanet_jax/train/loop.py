@@ -48,7 +48,9 @@ class Trainer:
 
     def __init__(self, model_config: ModelConfig, config: TrainConfig, devices=None):
         self.mesh = sharding.make_mesh(config.mesh, devices)
-        sharding.check_batch_size(config.batch_size, self.mesh)
+        sharding.check_batch_size(config.batch_size, config.accumulation_steps, self.mesh)
+        rows = config.batch_size // config.accumulation_steps // sharding.batch_ways(self.mesh)
+        positions = -(-config.loss_chunk_tokens // rows)
         graph = model_graph(model_config)
         optimizer = make_optimizer(config.optimizer, config.num_steps)
         init = functools.partial(init_state, model_config, optimizer, config.seed)
@@ -57,11 +59,11 @@ class Trainer:
         self.abstract_state = with_shardings(abstract, shardings)
         self.init = jax.jit(init, out_shardings=shardings)
         self.train_step = jax.jit(
-            functools.partial(train_step, graph, optimizer),
+            functools.partial(train_step, graph, optimizer, positions, config.accumulation_steps),
             out_shardings=(shardings, None),
             donate_argnums=0,
         )
-        self.eval_step = jax.jit(functools.partial(sum_losses, graph))
+        self.eval_step = jax.jit(functools.partial(sum_losses, graph, positions))
 
 
 def train(

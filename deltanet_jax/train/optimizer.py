@@ -10,7 +10,7 @@ from deltanet_jax.train.config import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Learning rate by step: warm-up from the minimum, then cosine to it or constant."""
+    """Learning rate by step: warm-up from the minimum, then what `config.schedule` says."""
     low, peak, warmup = config.min_learning_rate, config.learning_rate, config.warmup_steps
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(
@@ -18,6 +18,9 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
         )
     else:
         after = optax.constant_schedule(peak)
+    if config.decay_steps:
+        decay = optax.linear_schedule(peak, low, config.decay_steps)
+        after = optax.join_schedules([after, decay], [num_steps - warmup - config.decay_steps])
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(low, peak, warmup), after], [warmup])

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from deltanet_jax.model import LanguageModel, ModelConfig
 from deltanet_jax.sharding import weight_shardings
+from deltanet_jax.train.loss import cross_entropy_sums
 
 
 class TrainState(NamedTuple):
@@ -75,30 +76,67 @@ def state_shardings(
     return TrainState(step=whole, weights=weights, opt_state=opt_state, rng=whole)
 
 
-def sum_losses(graph: nnx.GraphDef, weights: dict, batch, dropout_key=None) -> Sums:
-    """Cross-entropy and correct predictions of a batch, summed with its weights, in float32."""
+def sum_losses(
+    graph: nnx.GraphDef, positions: int, weights: dict, batch, dropout_key=None
+) -> Sums:
+    """Cross-entropy and correct predictions of a batch, summed with its weights, in float32.
+
+    `positions` columns of the batch have their logits in memory at a time.
+    """
     model = nnx.merge(graph, weights)
-    logits, _ = model(
+    features, _ = model.features(
         batch["inputs"], segment_ids=batch.get("segment_ids"), dropout_key=dropout_key
     )
-    logits = logits.astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
-    correct = (jnp.argmax(logits, axis=-1) == batch["targets"]).astype(jnp.float32)
-    w = batch["weights"]
-    return Sums(jnp.sum(losses * w), jnp.sum(correct * w), jnp.sum(w))
+    loss, correct = cross_entropy_sums(
+        features, model.head_kernel(), batch["targets"], batch["weights"], positions=positions
+    )
+    return Sums(loss, correct, jnp.sum(batch["weights"]))
+
+
+def _microbatches(batch: dict, count: int) -> dict:
+    """[B, ...] -> [count, B / count, ...]; every device's rows are spread over all of them."""
+
+    def split(x):
+        return jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1)
+
+    return jax.tree.map(split, batch)
 
 
 def train_step(
-    graph: nnx.GraphDef, optimizer: optax.GradientTransformation, state: TrainState, batch
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    positions: int,
+    accumulation_steps: int,
+    state: TrainState,
+    batch,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimiser step; metrics are loss, accuracy and the gradient's norm before clipping."""
+    """One optimiser step; metrics are loss, accuracy and the gradient's norm before clipping.
+
+    With `accumulation_steps` the batch goes through in that many parts, one after the other. Their
+    gradients are of sums, added in float32, so the step is that of the whole batch.
+    """
     dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
-    def loss(weights):
-        sums = sum_losses(graph, weights, batch, dropout_key)
-        return sums.loss / sums.weight, sums.correct / sums.weight
+    def loss(weights, batch, key):
+        sums = sum_losses(graph, positions, weights, batch, key)
+        return sums.loss, sums
 
-    (loss_value, accuracy), grads = jax.value_and_grad(loss, has_aux=True)(state.weights)
+    differentiate = jax.grad(loss, has_aux=True)
+    if accumulation_steps == 1:
+        grads, sums = differentiate(state.weights, batch, dropout_key)
+    else:
+
+        def part(total, inputs):
+            number, batch = inputs
+            key = jax.random.fold_in(dropout_key, number)
+            one = differentiate(state.weights, batch, key)
+            return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, one), None
+
+        zero = jnp.zeros((), jnp.float32)
+        nothing = optax.tree.zeros_like(state.weights, jnp.float32), Sums(zero, zero, zero)
+        parts = jnp.arange(accumulation_steps), _microbatches(batch, accumulation_steps)
+        (grads, sums), _ = jax.lax.scan(part, nothing, parts)
+    grads = jax.tree.map(lambda g, w: (g / sums.weight).astype(w.dtype), grads, state.weights)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.weights)
     new_state = TrainState(
         step=state.step + 1,
@@ -106,5 +144,9 @@ def train_step(
         opt_state=opt_state,
         rng=state.rng,
     )
-    metrics = {"loss": loss_value, "accuracy": accuracy, "grad_norm": optax.tree.norm(grads)}
+    metrics = {
+        "loss": sums.loss / sums.weight,
+        "accuracy": sums.correct / sums.weight,
+        "grad_norm": optax.tree.norm(grads),
+    }
     return new_state, metrics

@@ -23,6 +23,7 @@ VALUES = {
     "norm_eps": (MQAR, 1e-5),
     "param_dtype": (MQAR, "bfloat16"),
     "compute_dtype": (MQAR, "bfloat16"),
+    "remat": (MQAR, "products"),
     "num_heads": (MQAR, 4),
     "head_k_dim": (MQAR, 24),
     "head_v_dim": (MQAR, 24),
@@ -53,6 +54,8 @@ VALUES = {
     "max_eval_windows": (TEXT, 9),
     "num_steps": (MQAR, 3000),
     "batch_size": (MQAR, 8),
+    "accumulation_steps": (MQAR, 2),
+    "loss_chunk_tokens": (MQAR, 100),
     "seed": (MQAR, 5),
     "log_every_steps": (MQAR, 3),
     "eval_every_steps": (MQAR, 4),
@@ -62,6 +65,7 @@ VALUES = {
     "min_learning_rate": (MQAR, 1e-5),
     "schedule": (MQAR, "constant"),
     "warmup_steps": (MQAR, 2),
+    "decay_steps": (MQAR, 3),
     "weight_decay": (MQAR, 0.3),
     "b1": (MQAR, 0.5),
     "b2": (MQAR, 0.5),
@@ -72,7 +76,7 @@ VALUES = {
     "mesh_tensor": (MQAR, 2),
 }
 # Needed beside a flag for the whole to be possible.
-TOGETHER = {"feature_map": {"normalize": False}}
+TOGETHER = {"feature_map": {"normalize": False}, "decay_steps": {"schedule": "wsd"}}
 
 
 def flat(data, where=""):

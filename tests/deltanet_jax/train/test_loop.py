@@ -17,6 +17,7 @@ from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import evaluate, put_batch
 from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.metrics import read_metrics
+from deltanet_jax.train.optimizer import make_schedule
 from deltanet_jax.train.step import model_graph, sum_losses
 from tests.helpers.models import MIXERS, small_config, small_task
 
@@ -166,8 +167,8 @@ MESHES = {
 }
 
 
-def three_steps(mesh, devices, model=MODEL):
-    config = CONFIG.replace(mesh=mesh)
+def three_steps(mesh, devices, model=MODEL, config=CONFIG):
+    config = config.replace(mesh=mesh)
     trainer = Trainer(model, config, devices)
     state, data = trainer.init(), iter(small_task().make().train_dataset(8))
     losses = []
@@ -233,10 +234,32 @@ def test_the_loss_is_the_weighted_mean_of_cross_entropies():
     trainer = Trainer(MODEL, CONFIG)
     weights = trainer.init().weights
     batch = {k: jnp.asarray(v) for k, v in next(iter(small_task().make().train_dataset(8))).items()}
-    sums = sum_losses(model_graph(MODEL), weights, batch)
+    sums = sum_losses(model_graph(MODEL), 5, weights, batch)
     logits, _ = nnx.merge(model_graph(MODEL), weights)(batch["inputs"])
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     rows, places = np.nonzero(np.asarray(batch["weights"]))
     wanted = -log_p[rows, places, np.asarray(batch["targets"])[rows, places]]
     assert float(sums.loss) == pytest.approx(wanted.sum(), rel=1e-5)
     assert float(sums.weight) == len(rows)
+
+
+def test_parts_of_a_batch_are_the_whole_batch():
+    """Accumulated over two parts on eight devices, against one step on one device."""
+    model = small_config(MIXERS["attention"], init_std=0.05)  # no dropout: it is drawn by part
+    losses, state = three_steps(MeshConfig(data=1), jax.devices()[:1], model)
+    parts = CONFIG.replace(accumulation_steps=2, mesh=MeshConfig(data=2, fsdp=2))
+    part_losses, part_state = three_steps(parts.mesh, jax.devices()[:4], model, parts)
+    np.testing.assert_allclose(part_losses, losses, rtol=1e-6)
+    for a, b in zip(
+        jax.tree.leaves(part_state.weights), jax.tree.leaves(state.weights), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_wsd_warms_up_stays_and_decays():
+    config = OptimizerConfig(
+        learning_rate=1.0, min_learning_rate=0.1, schedule="wsd", warmup_steps=2, decay_steps=4
+    )
+    rates = [float(make_schedule(config, 12)(step)) for step in range(13)]
+    wanted = [0.1, 0.55] + [1.0] * 7 + [0.775, 0.55, 0.325, 0.1]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-6)

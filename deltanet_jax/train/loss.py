@@ -1,0 +1,108 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Head and cross-entropy in one, a few positions at a time: logits of a batch never exist at once.
+
+For 32,768 tokens and a vocabulary of 32,000, float32 logits would be 4.2 GB, and their cotangent
+as much again. Under differentiation the gradients are made in the forward pass, where a chunk's
+logits are at hand (three products instead of the four of recomputing them), and only multiplied by
+the cotangent in the backward pass.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+
+def cross_entropy_sums(
+    features: Float[Array, "B T D"],
+    kernel: Float[Array, "D vocab_size"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    *,
+    positions: int,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Weighted sums, in float32, of the cross-entropies and of correct predictions of a batch.
+
+    Args:
+        features: the model's last hidden vectors; products run in their dtype, sums in float32.
+        kernel: the head's weights, of any float dtype; their gradient is summed in float32.
+        targets: ids in 0 .. vocab_size - 1.
+        weights: of every prediction; not differentiated.
+        positions: columns of the batch whose logits exist at a time.
+    Returns:
+        (sum of weight * cross-entropy in nats, sum of weight * [the largest logit is the target]).
+        First-order reverse mode; the second has no gradient.
+    """
+    return _sums(features, kernel, targets, weights, positions)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _sums(features, kernel, targets, weights, positions):
+    return _scan(features, kernel, targets, weights, positions, gradients=False)[0]
+
+
+def _forward(features, kernel, targets, weights, positions):
+    sums, gradients = _scan(features, kernel, targets, weights, positions, gradients=True)
+    return sums, (gradients, targets, weights)
+
+
+def _backward(positions, residuals, cotangents):
+    del positions
+    (dfeatures, dkernel), targets, weights = residuals
+    dloss, _ = cotangents
+    no_gradient = np.zeros(targets.shape, jax.dtypes.float0)
+    return (
+        (dloss * dfeatures.astype(jnp.float32)).astype(dfeatures.dtype),
+        (dloss * dkernel).astype(dkernel.dtype),
+        no_gradient,
+        jnp.zeros_like(weights),
+    )
+
+
+_sums.defvjp(_forward, _backward)
+
+
+def _chunks(x: jax.Array, positions: int) -> jax.Array:
+    """[B, T, ...] -> [N, B, positions, ...], padded with zeros: weight 0, so without effect."""
+    count = -(-x.shape[1] // positions)
+    padding = [(0, 0), (0, count * positions - x.shape[1]), *([(0, 0)] * (x.ndim - 2))]
+    x = jnp.pad(x, padding).reshape(x.shape[0], count, positions, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0)
+
+
+def _scan(features, kernel, targets, weights, positions, *, gradients):
+    dtype = features.dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
+    head = kernel.astype(dtype)
+    product = functools.partial(jnp.einsum, preferred_element_type=wide)
+
+    def chunk(carry, inputs):
+        x, target, weight = inputs
+        logits = product("btd,dv->btv", x, head)
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        at_target = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+        hit = jnp.argmax(logits, axis=-1) == target
+        loss, correct, dkernel = carry
+        loss += jnp.sum(weight * (log_z - at_target))
+        correct += jnp.sum(weight * hit)
+        if not gradients:
+            return (loss, correct, dkernel), None
+        is_target = lax.broadcasted_iota(target.dtype, logits.shape, 2) == target[..., None]
+        dlogits = jnp.exp(logits - log_z[..., None]) - is_target
+        dlogits = (weight[..., None] * dlogits).astype(dtype)
+        dkernel += product("btd,btv->dv", x, dlogits)
+        return (loss, correct, dkernel), jnp.einsum("btv,dv->btd", dlogits, head)
+
+    positions = min(positions, features.shape[1])
+    inputs = tuple(_chunks(x, positions) for x in (features, targets, weights.astype(wide)))
+    zero = jnp.zeros((), wide)
+    dkernel = jnp.zeros(kernel.shape, wide) if gradients else None
+    (loss, correct, dkernel), dfeatures = lax.scan(chunk, (zero, zero, dkernel), inputs)
+    if not gradients:
+        return (loss, correct), None
+    dfeatures = jnp.moveaxis(dfeatures, 0, 1).reshape(features.shape[0], -1, features.shape[2])
+    return (loss, correct), (dfeatures[:, : features.shape[1]], dkernel.astype(kernel.dtype))

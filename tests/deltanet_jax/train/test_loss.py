@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Chunked cross-entropy against Optax on whole logits; what is in memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deltanet_jax.train.loss import cross_entropy_sums
+
+
+def make_inputs(dtype=jnp.float32, batch=3, length=11, width=8, vocab_size=50):
+    keys = jax.random.split(jax.random.key(0), 4)
+    features = jax.random.normal(keys[0], (batch, length, width)).astype(dtype)
+    kernel = jax.random.normal(keys[1], (width, vocab_size))
+    targets = jax.random.randint(keys[2], (batch, length), 0, vocab_size)
+    weights = jax.random.uniform(keys[3], (batch, length)) * (targets % 3 > 0)
+    return features, kernel, targets, weights
+
+
+def whole(features, kernel, targets, weights):
+    logits = (features.astype(jnp.float32) @ kernel).astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return jnp.sum(losses * weights), jnp.sum((jnp.argmax(logits, -1) == targets) * weights)
+
+
+@pytest.mark.parametrize("positions", [1, 4, 11, 100])
+def test_values_and_gradients(positions):
+    features, kernel, targets, weights = make_inputs()
+
+    def gradients(sums):
+        def mean(features, kernel):
+            loss, correct = sums(features, kernel, targets, weights)
+            return loss / jnp.sum(weights), correct
+
+        return jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))(features, kernel)
+
+    got = gradients(lambda *args: cross_entropy_sums(*args, positions=positions))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(gradients(whole)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7)
+    undifferentiated = cross_entropy_sums(features, kernel, targets, weights, positions=positions)
+    np.testing.assert_allclose(undifferentiated[0] / weights.sum(), got[0][0], rtol=1e-6)
+
+
+def test_bfloat16_features_are_summed_in_float32():
+    """1,100 equal terms: sums kept in bfloat16 would stop growing at 256."""
+    features, kernel, targets, _ = make_inputs(jnp.bfloat16, batch=100)
+    weights = jnp.ones(targets.shape)
+    run = jax.value_and_grad(
+        lambda kernel, sums: sums(features, kernel, targets, weights)[0], argnums=0
+    )
+    loss, gradient = run(kernel, lambda *args: cross_entropy_sums(*args, positions=2))
+    wanted, wanted_gradient = run(kernel, whole)
+    assert abs(loss - wanted) < 5e-3 * wanted
+    assert gradient.dtype == kernel.dtype
+    error = jnp.linalg.norm(gradient - wanted_gradient) / jnp.linalg.norm(wanted_gradient)
+    assert error < 1e-2
+
+
+def test_logits_of_the_batch_never_exist_at_once():
+    features, kernel, targets, weights = make_inputs(batch=4, length=64, vocab_size=1000)
+
+    def temporary(positions):
+        run = jax.grad(lambda *args: cross_entropy_sums(*args, positions=positions)[0], (0, 1))
+        lowered = jax.jit(run).lower(features, kernel, targets, weights)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    logits = 4 * 64 * 1000 * 4
+    assert temporary(64) > logits
+    assert temporary(2) < logits / 4
