@@ -7,6 +7,7 @@ path; every weight must have a row, so that a new layer cannot be replicated by 
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -16,8 +17,10 @@ from jax.sharding import PartitionSpec as P
 
 from deltanet_jax.config import Config
 
-MESH_AXES = ("data", "fsdp", "tensor")
-BATCH_SPEC = P(("data", "fsdp"))  # rows of a batch are spread over both
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+ROWS = ("data", "fsdp")  # rows of a batch are spread over both
+SEQUENCE = "sequence"
+BATCH_SPEC = P(ROWS, SEQUENCE)
 
 # Logical axis -> mesh axis. Axes that are not named stay whole.
 LOGICAL_AXES = {"vocab": "tensor", "heads": "tensor", "hidden": "tensor", "embed": "fsdp"}
@@ -45,11 +48,13 @@ class MeshConfig(Config):
         data: replicas of the weights, each with its part of the batch; -1 is whatever is left.
         fsdp: parts of the weights, each with its part of the batch.
         tensor: parts of the heads, hidden features and vocabulary.
+        sequence: pieces of every sequence.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    sequence: int = 1
 
     def __post_init__(self):
         for name in MESH_AXES:
@@ -59,18 +64,32 @@ class MeshConfig(Config):
                 raise ValueError(f"mesh_{name}: wanted {allowed}, got {size}")
 
 
+def operator_axes() -> dict | None:
+    """Over which mesh axes an operator's rows, heads and sequence are spread, in the current mesh.
+
+    None where there is none, or one device. Operators that XLA cannot cut up itself (kernels, and
+    the recurrence over a sequence) are given this, as `delta_rule_sharded` takes it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return None
+    heads = [LOGICAL_AXES["heads"]]
+    return {"mesh": mesh, "rows": ROWS, "sequence": SEQUENCE, "heads": heads}
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over `devices` (all by default). Raises ValueError if the sizes do not fit."""
     devices = jax.devices() if devices is None else list(devices)
-    rest = config.fsdp * config.tensor
+    rest = config.fsdp * config.tensor * config.sequence
     data = len(devices) // rest if config.data == -1 else config.data
     if data * rest != len(devices):
         raise ValueError(
-            f"mesh_data: wanted mesh_data * mesh_fsdp * mesh_tensor = {len(devices)} devices, got "
-            f"{config.data} * {config.fsdp} * {config.tensor}"
+            f"mesh_data: wanted mesh_data * mesh_fsdp * mesh_tensor * mesh_sequence = "
+            f"{len(devices)} devices, got "
+            f"{config.data} * {config.fsdp} * {config.tensor} * {config.sequence}"
         )
-    sizes = (data, config.fsdp, config.tensor)
-    return jax.make_mesh(sizes, MESH_AXES, (AxisType.Auto,) * 3, devices=devices)
+    sizes = (data, config.fsdp, config.tensor, config.sequence)
+    return jax.make_mesh(sizes, MESH_AXES, (AxisType.Auto,) * 4, devices=devices)
 
 
 def path_name(path: tuple) -> str:
@@ -110,7 +129,7 @@ def weight_shardings(abstract_weights: dict, mesh: Mesh) -> dict:
 
 def batch_ways(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are spread."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def check_batch_size(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:

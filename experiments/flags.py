@@ -90,6 +90,7 @@ MESH = {
     "mesh_data": ("int", "replicas of the weights; -1 is all devices left"),
     "mesh_fsdp": ("int", "parts the weights are cut into, each with its part of the batch"),
     "mesh_tensor": ("int", "parts that heads and hidden features are cut into"),
+    "mesh_sequence": ("int", "pieces that every sequence is cut into"),
 }
 GROUPS = {
     "model": MODEL,

@@ -4,5 +4,6 @@
 
 from pallas_kernels.delta_rule.api import DeltaRuleOutput as DeltaRuleOutput
 from pallas_kernels.delta_rule.api import delta_rule as delta_rule
+from pallas_kernels.delta_rule.sharded import delta_rule_sharded as delta_rule_sharded
 from pallas_kernels.delta_rule.step import delta_rule_step as delta_rule_step
 from pallas_kernels.linear_attention import linear_attention as linear_attention

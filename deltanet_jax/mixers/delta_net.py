@@ -3,6 +3,7 @@
 """DeltaNet's token mixer: the delta rule between projections."""
 
 import dataclasses
+import functools
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -15,7 +16,8 @@ from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import l1_norm, l2_norm, rms_norm
 from deltanet_jax.layers.projection import ACTIVATIONS, QKVProjection
 from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
-from pallas_kernels import delta_rule, delta_rule_step
+from deltanet_jax.sharding import operator_axes
+from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
 
@@ -125,7 +127,9 @@ class DeltaNet(nnx.Module):
             o, memory = delta_rule_step(state.memory, q[:, 0], k[:, 0], v[:, 0], beta[:, 0])
             o = o[:, None]
         else:
-            o, memory = delta_rule(
+            axes = operator_axes()
+            run = delta_rule if axes is None else functools.partial(delta_rule_sharded, **axes)
+            o, memory = run(
                 q,
                 k,
                 v,

@@ -8,13 +8,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from deltanet_jax.sharding import BATCH_SPEC
+from deltanet_jax.sharding import BATCH_SPEC, SEQUENCE
 from deltanet_jax.train.step import Sums
 from deltanet_jax.train.task import Batch, Task, eval_batches
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-    """The batch on the mesh's devices, rows spread over data and fsdp."""
+    """The batch on the mesh's devices, rows spread over data and fsdp, columns over sequence.
+
+    Raises:
+        ValueError: the rows' length does not divide by the mesh's sequence axis.
+    """
+    pieces, length = mesh.shape[SEQUENCE], batch["inputs"].shape[1]
+    if length % pieces:
+        raise ValueError(f"mesh_sequence: wanted a divisor of seq_len = {length}, got {pieces}")
     sharding = NamedSharding(mesh, BATCH_SPEC)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 

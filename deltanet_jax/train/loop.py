@@ -50,7 +50,10 @@ class Trainer:
         self.mesh = sharding.make_mesh(config.mesh, devices)
         sharding.check_batch_size(config.batch_size, config.accumulation_steps, self.mesh)
         rows = config.batch_size // config.accumulation_steps // sharding.batch_ways(self.mesh)
-        positions = -(-config.loss_chunk_tokens // rows)
+        loss_sizes = {
+            "positions": -(-config.loss_chunk_tokens // rows),
+            "pieces": self.mesh.shape[sharding.SEQUENCE],
+        }
         graph = model_graph(model_config)
         optimizer = make_optimizer(config.optimizer, config.num_steps)
         init = functools.partial(init_state, model_config, optimizer, config.seed)
@@ -58,12 +61,22 @@ class Trainer:
         shardings = state_shardings(abstract, optimizer, self.mesh)
         self.abstract_state = with_shardings(abstract, shardings)
         self.init = jax.jit(init, out_shardings=shardings)
-        self.train_step = jax.jit(
-            functools.partial(train_step, graph, optimizer, positions, config.accumulation_steps),
-            out_shardings=(shardings, None),
-            donate_argnums=0,
+        step = functools.partial(
+            train_step, graph, optimizer, loss_sizes, config.accumulation_steps
         )
-        self.eval_step = jax.jit(functools.partial(sum_losses, graph, positions))
+        self.train_step = jax.jit(
+            self._on_mesh(step), out_shardings=(shardings, None), donate_argnums=0
+        )
+        self.eval_step = jax.jit(self._on_mesh(functools.partial(sum_losses, graph, loss_sizes)))
+
+    def _on_mesh(self, function):
+        """`function` for whole arrays; what must know the mesh (operators) finds it there."""
+
+        def run(*args):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return function(*args)
+
+        return run
 
 
 def train(

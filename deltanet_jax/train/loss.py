@@ -24,6 +24,7 @@ def cross_entropy_sums(
     weights: Float[Array, "B T"],
     *,
     positions: int,
+    pieces: int = 1,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Weighted sums, in float32, of the cross-entropies and of correct predictions of a batch.
 
@@ -32,26 +33,28 @@ def cross_entropy_sums(
         kernel: the head's weights, of any float dtype; their gradient is summed in float32.
         targets: ids in 0 .. vocab_size - 1.
         weights: of every prediction; not differentiated.
-        positions: columns of the batch whose logits exist at a time.
+        positions: columns of a piece whose logits exist at a time.
+        pieces: of the sequence, each on devices of its own; gone through side by side. Divides T.
     Returns:
         (sum of weight * cross-entropy in nats, sum of weight * [the largest logit is the target]).
         First-order reverse mode; the second has no gradient.
     """
-    return _sums(features, kernel, targets, weights, positions)
+    positions = min(positions, features.shape[1] // pieces)
+    return _sums(features, kernel, targets, weights, (pieces, positions))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _sums(features, kernel, targets, weights, positions):
-    return _scan(features, kernel, targets, weights, positions, gradients=False)[0]
+def _sums(features, kernel, targets, weights, sizes):
+    return _scan(features, kernel, targets, weights, sizes, gradients=False)[0]
 
 
-def _forward(features, kernel, targets, weights, positions):
-    sums, gradients = _scan(features, kernel, targets, weights, positions, gradients=True)
+def _forward(features, kernel, targets, weights, sizes):
+    sums, gradients = _scan(features, kernel, targets, weights, sizes, gradients=True)
     return sums, (gradients, targets, weights)
 
 
-def _backward(positions, residuals, cotangents):
-    del positions
+def _backward(sizes, residuals, cotangents):
+    del sizes
     (dfeatures, dkernel), targets, weights = residuals
     dloss, _ = cotangents
     no_gradient = np.zeros(targets.shape, jax.dtypes.float0)
@@ -66,15 +69,30 @@ def _backward(positions, residuals, cotangents):
 _sums.defvjp(_forward, _backward)
 
 
-def _chunks(x: jax.Array, positions: int) -> jax.Array:
-    """[B, T, ...] -> [N, B, positions, ...], padded with zeros: weight 0, so without effect."""
-    count = -(-x.shape[1] // positions)
-    padding = [(0, 0), (0, count * positions - x.shape[1]), *([(0, 0)] * (x.ndim - 2))]
-    x = jnp.pad(x, padding).reshape(x.shape[0], count, positions, *x.shape[2:])
-    return jnp.moveaxis(x, 1, 0)
+def _split(x: jax.Array, sizes: tuple[int, int]) -> jax.Array:
+    """[B, T, ...] -> [N, B, pieces * positions, ...]: the next few positions of every piece.
+
+    Pieces are padded with zeros: weight 0, so without effect.
+    """
+    pieces, positions = sizes
+    length = x.shape[1] // pieces
+    count = -(-length // positions)
+    x = x.reshape(x.shape[0], pieces, length, *x.shape[2:])
+    padding = [(0, 0)] * x.ndim
+    padding[2] = (0, count * positions - length)
+    x = jnp.pad(x, padding).reshape(*x.shape[:2], count, positions, *x.shape[3:])
+    return jnp.moveaxis(x, 2, 0).reshape(count, x.shape[0], -1, *x.shape[4:])
 
 
-def _scan(features, kernel, targets, weights, positions, *, gradients):
+def _join(x: jax.Array, sizes: tuple[int, int], shape: tuple[int, ...]) -> jax.Array:
+    """The inverse of `_split`, to an array of `shape`."""
+    pieces, positions = sizes
+    x = jnp.moveaxis(x.reshape(-1, shape[0], pieces, positions, *shape[2:]), 0, 2)
+    x = x.reshape(shape[0], pieces, -1, *shape[2:])
+    return x[:, :, : shape[1] // pieces].reshape(shape)
+
+
+def _scan(features, kernel, targets, weights, sizes, *, gradients):
     dtype = features.dtype
     wide = jnp.promote_types(dtype, jnp.float32)
     head = kernel.astype(dtype)
@@ -97,12 +115,10 @@ def _scan(features, kernel, targets, weights, positions, *, gradients):
         dkernel += product("btd,btv->dv", x, dlogits)
         return (loss, correct, dkernel), jnp.einsum("btv,dv->btd", dlogits, head)
 
-    positions = min(positions, features.shape[1])
-    inputs = tuple(_chunks(x, positions) for x in (features, targets, weights.astype(wide)))
+    inputs = tuple(_split(x, sizes) for x in (features, targets, weights.astype(wide)))
     zero = jnp.zeros((), wide)
     dkernel = jnp.zeros(kernel.shape, wide) if gradients else None
     (loss, correct, dkernel), dfeatures = lax.scan(chunk, (zero, zero, dkernel), inputs)
     if not gradients:
         return (loss, correct), None
-    dfeatures = jnp.moveaxis(dfeatures, 0, 1).reshape(features.shape[0], -1, features.shape[2])
-    return (loss, correct), (dfeatures[:, : features.shape[1]], dkernel.astype(kernel.dtype))
+    return (loss, correct), (_join(dfeatures, sizes, features.shape), dkernel.astype(kernel.dtype))

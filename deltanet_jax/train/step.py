@@ -77,18 +77,18 @@ def state_shardings(
 
 
 def sum_losses(
-    graph: nnx.GraphDef, positions: int, weights: dict, batch, dropout_key=None
+    graph: nnx.GraphDef, loss_sizes: dict[str, int], weights: dict, batch, dropout_key=None
 ) -> Sums:
     """Cross-entropy and correct predictions of a batch, summed with its weights, in float32.
 
-    `positions` columns of the batch have their logits in memory at a time.
+    `loss_sizes`: the "positions" and "pieces" of `cross_entropy_sums`.
     """
     model = nnx.merge(graph, weights)
     features, _ = model.features(
         batch["inputs"], segment_ids=batch.get("segment_ids"), dropout_key=dropout_key
     )
     loss, correct = cross_entropy_sums(
-        features, model.head_kernel(), batch["targets"], batch["weights"], positions=positions
+        features, model.head_kernel(), batch["targets"], batch["weights"], **loss_sizes
     )
     return Sums(loss, correct, jnp.sum(batch["weights"]))
 
@@ -105,7 +105,7 @@ def _microbatches(batch: dict, count: int) -> dict:
 def train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    positions: int,
+    loss_sizes: dict[str, int],
     accumulation_steps: int,
     state: TrainState,
     batch,
@@ -118,7 +118,7 @@ def train_step(
     dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
     def loss(weights, batch, key):
-        sums = sum_losses(graph, positions, weights, batch, key)
+        sums = sum_losses(graph, loss_sizes, weights, batch, key)
         return sums.loss, sums
 
     differentiate = jax.grad(loss, has_aux=True)

@@ -77,9 +77,7 @@ def _size(mesh, axes) -> int:
 
 
 def _local(options, q, k, v, beta, state, segment_ids):
-    return tuple(
-        delta_rule(q, k, v, beta, initial_state=state, segment_ids=segment_ids, **options)
-    )
+    return tuple(delta_rule(q, k, v, beta, initial_state=state, segment_ids=segment_ids, **options))
 
 
 class _Specs:

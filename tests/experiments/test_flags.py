@@ -74,6 +74,7 @@ VALUES = {
     "mesh_data": (MQAR, 2),
     "mesh_fsdp": (MQAR, 2),
     "mesh_tensor": (MQAR, 2),
+    "mesh_sequence": (MQAR, 2),
 }
 # Needed beside a flag for the whole to be possible.
 TOGETHER = {"feature_map": {"normalize": False}, "decay_steps": {"schedule": "wsd"}}

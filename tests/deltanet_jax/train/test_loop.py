@@ -162,8 +162,8 @@ def test_a_task_of_another_vocabulary_is_refused_before_any_work(tmp_path):
 MESHES = {
     "data": MeshConfig(data=8),
     "fsdp": MeshConfig(data=1, fsdp=8),
-    "tensor": MeshConfig(data=4, tensor=2),
-    "all": MeshConfig(data=2, fsdp=2, tensor=2),
+    "tensor_and_sequence": MeshConfig(data=2, tensor=2, sequence=2),
+    "all": MeshConfig(data=1, fsdp=2, tensor=2, sequence=2),
 }
 
 
@@ -206,13 +206,20 @@ def test_weights_are_really_cut():
 @pytest.mark.parametrize(
     ("mesh", "batch_size", "message"),
     [
-        (MeshConfig(data=3), 8, r"mesh_data: wanted .* = 8 devices, got 3 \* 1 \* 1"),
+        (MeshConfig(data=3), 8, r"mesh_data: wanted .* = 8 devices, got 3 \* 1 \* 1 \* 1"),
         (MeshConfig(), 12, "batch_size: wanted a multiple of mesh_data .* = 8, got 12"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(mesh, batch_size, message):
     with pytest.raises(ValueError, match=message):
         Trainer(MODEL, CONFIG.replace(mesh=mesh, batch_size=batch_size))
+
+
+def test_sequences_that_do_not_divide_are_refused():
+    trainer = Trainer(MODEL, CONFIG.replace(mesh=MeshConfig(sequence=8)))
+    batch = next(iter(small_task(seq_len=12).make().train_dataset(8)))
+    with pytest.raises(ValueError, match="mesh_sequence: wanted a divisor of seq_len = 12, got 8"):
+        put_batch(batch, trainer.mesh)
 
 
 def test_heads_that_tensor_parallelism_cannot_split_are_refused():
@@ -234,7 +241,7 @@ def test_the_loss_is_the_weighted_mean_of_cross_entropies():
     trainer = Trainer(MODEL, CONFIG)
     weights = trainer.init().weights
     batch = {k: jnp.asarray(v) for k, v in next(iter(small_task().make().train_dataset(8))).items()}
-    sums = sum_losses(model_graph(MODEL), 5, weights, batch)
+    sums = sum_losses(model_graph(MODEL), {"positions": 5}, weights, batch)
     logits, _ = nnx.merge(model_graph(MODEL), weights)(batch["inputs"])
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     rows, places = np.nonzero(np.asarray(batch["weights"]))

@@ -26,9 +26,10 @@ def whole(features, kernel, targets, weights):
     return jnp.sum(losses * weights), jnp.sum((jnp.argmax(logits, -1) == targets) * weights)
 
 
-@pytest.mark.parametrize("positions", [1, 4, 11, 100])
-def test_values_and_gradients(positions):
-    features, kernel, targets, weights = make_inputs()
+@pytest.mark.parametrize(("positions", "pieces"), [(1, 1), (5, 1), (100, 1), (3, 2)])
+def test_values_and_gradients(positions, pieces):
+    features, kernel, targets, weights = make_inputs(length=14)
+    sizes = {"positions": positions, "pieces": pieces}
 
     def gradients(sums):
         def mean(features, kernel):
@@ -37,10 +38,10 @@ def test_values_and_gradients(positions):
 
         return jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))(features, kernel)
 
-    got = gradients(lambda *args: cross_entropy_sums(*args, positions=positions))
+    got = gradients(lambda *args: cross_entropy_sums(*args, **sizes))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(gradients(whole)), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7)
-    undifferentiated = cross_entropy_sums(features, kernel, targets, weights, positions=positions)
+    undifferentiated = cross_entropy_sums(features, kernel, targets, weights, **sizes)
     np.testing.assert_allclose(undifferentiated[0] / weights.sum(), got[0][0], rtol=1e-6)
 
 
