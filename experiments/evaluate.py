@@ -8,6 +8,7 @@ a GPU XLA's autotuner may choose other matrix products in another process (BUILD
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from absl import app, flags
 from flax import nnx
 
 from deltanet_jax.generate import generate
+from deltanet_jax.sharding import MeshConfig, make_mesh
 from deltanet_jax.train.checkpoint import Checkpoints
 from deltanet_jax.train.evaluate import evaluate
 from deltanet_jax.train.loop import Trainer
@@ -26,6 +28,8 @@ from experiments.flags import define_sample_flags, define_workdir, explain
 from experiments.logs import quiet_logs
 from experiments.run_config import RunConfig, read_run_config
 from experiments.tasks.language_modeling.data import DOCUMENT_START
+
+logger = logging.getLogger("experiments")
 
 
 def restore_weights(workdir: Path, config: RunConfig, trainer: Trainer) -> tuple[int, dict]:
@@ -40,13 +44,24 @@ def restore_weights(workdir: Path, config: RunConfig, trainer: Trainer) -> tuple
         return step, checkpoints.restore(step, trainer.abstract_state).weights
 
 
+def make_trainer(config: RunConfig) -> Trainer:
+    """The run's steps, on the mesh it was trained on; on one device where that doesn't fit."""
+    try:
+        make_mesh(config.train.mesh)
+    except ValueError:
+        logger.info("this machine has not the devices of the training's mesh: one is used")
+        train = config.train.replace(mesh=MeshConfig(data=1))
+        return Trainer(config.model, train, jax.devices()[:1])
+    return Trainer(config.model, config.train)
+
+
 def evaluate_run(workdir: Path) -> tuple[dict, RunConfig, dict]:
     """(figures with the checkpoint's step, the run's config, its weights)."""
     config = read_run_config(workdir)
-    trainer = Trainer(config.model, config.train)
+    trainer = make_trainer(config)
     task = config.task.make()
     step, weights = restore_weights(workdir, config, trainer)
-    result = evaluate(trainer.eval_step, weights, task, config.train.batch_size, trainer.mesh)
+    result = evaluate(trainer.eval_step, weights, task, config.train.part_size, trainer.mesh)
     return {"step": step, **result}, config, weights
 
 

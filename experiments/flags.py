@@ -125,6 +125,13 @@ def define_run_flags() -> None:
     define_sample_flags()
 
 
+def define_distributed() -> None:
+    """--distributed, for runs of several processes."""
+    flags.DEFINE_string(
+        "distributed", None, 'several processes as one run: "auto" or HOST:PORT,PROCESSES,INDEX'
+    )
+
+
 def define_sample_flags() -> None:
     """How language models are sampled at the end."""
     flags.DEFINE_string("prompt", "", "text to continue; empty starts a document")

@@ -6,10 +6,12 @@ A step appears under its number only when all of it is on disk; what an interrup
 behind is removed at the next start.
 """
 
+import json
 from pathlib import Path
 
 import grain
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from deltanet_jax.train.step import TrainState
@@ -48,7 +50,7 @@ class Checkpoints:
         """
         self.wait()
         self._saving = self._checkpointer.save_checkpointables_async(
-            step, {"state": state._asdict(), "data": data}, force=True
+            step, {"state": state._asdict(), "data": _position(data)}, force=True
         )
         if self._saving is None:
             raise RuntimeError(f"checkpoint of step {step}: Orbax skipped a save it was told to do")
@@ -71,8 +73,16 @@ class Checkpoints:
         """
         wanted = {"state": abstract_state._asdict()}
         if data is not None:
-            wanted["data"] = data
-        return TrainState(**self._checkpointer.load_checkpointables(step, wanted)["state"])
+            wanted["data"] = None  # as it was saved
+        found = self._checkpointer.load_checkpointables(step, wanted)
+        if data is not None:
+            data.set_state(json.loads(bytes(np.asarray(found["data"]["position"]))))
+        return TrainState(**found["state"])
+
+
+def _position(data: grain.DatasetIterator) -> dict[str, np.ndarray]:
+    """Where the data stands, as bytes of JSON: one for all processes, however many they are."""
+    return {"position": np.frombuffer(json.dumps(data.get_state()).encode(), np.uint8)}
 
 
 def with_shardings(abstract_state: TrainState, shardings: TrainState) -> TrainState:

@@ -85,6 +85,11 @@ class TrainConfig(Config):
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
 
+    @property
+    def part_size(self) -> int:
+        """Sequences that go through the model at a time, over all devices."""
+        return self.batch_size // self.accumulation_steps
+
     def __post_init__(self):
         for name in (
             "num_steps",

@@ -23,7 +23,12 @@ def put_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
     if length % pieces:
         raise ValueError(f"mesh_sequence: wanted a divisor of seq_len = {length}, got {pieces}")
     sharding = NamedSharding(mesh, BATCH_SPEC)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    # Every process holds the whole batch and hands its devices their part, so what a batch is
+    # does not depend on the number of processes.
+    return {
+        k: jax.make_array_from_callback(v.shape, sharding, lambda index, v=v: v[index])
+        for k, v in batch.items()
+    }
 
 
 def evaluate(

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 
 from deltanet_jax import sharding
 from deltanet_jax.model import ModelConfig
@@ -49,7 +50,7 @@ class Trainer:
     def __init__(self, model_config: ModelConfig, config: TrainConfig, devices=None):
         self.mesh = sharding.make_mesh(config.mesh, devices)
         sharding.check_batch_size(config.batch_size, config.accumulation_steps, self.mesh)
-        rows = config.batch_size // config.accumulation_steps // sharding.batch_ways(self.mesh)
+        rows = config.part_size // sharding.batch_ways(self.mesh)
         loss_sizes = {
             "positions": -(-config.loss_chunk_tokens // rows),
             "pieces": self.mesh.shape[sharding.SEQUENCE],
@@ -90,6 +91,9 @@ def train(
 ) -> dict[str, float]:
     """Trains to `config.num_steps`, resuming from the newest checkpoint in `workdir`.
 
+    In a run of several processes all of them call this, on a `workdir` that all of them see; the
+    first one writes the records and shows progress.
+
     Args:
         model_config, config, task: what to train, how, on what.
         workdir: directory of config.json, machine.json, metrics.jsonl, tensorboard/, checkpoints/.
@@ -128,7 +132,7 @@ def train(
             )
             progress.close()
             result = evaluate(
-                trainer.eval_step, state.weights, task, config.batch_size, trainer.mesh
+                trainer.eval_step, state.weights, task, config.part_size, trainer.mesh
             )
             if step < config.num_steps:
                 metrics_log.write(config.num_steps, _named("eval", result))
@@ -164,7 +168,7 @@ def _run(
         if every and step % every == 0 and not last:
             reader.flush()
             result = evaluate(
-                trainer.eval_step, state.weights, task, config.batch_size, trainer.mesh
+                trainer.eval_step, state.weights, task, config.part_size, trainer.mesh
             )
             metrics_log.write(step, _named("eval", result))
     reader.flush()
@@ -209,14 +213,19 @@ def _named(group: str, values: dict[str, float]) -> dict[str, float]:
 def _write_record(workdir: Path, record: dict) -> None:
     """config.json and machine.json, before any work; refuses a workdir of another config."""
     path = workdir / "config.json"
+    primary = jax.process_index() == 0
     text = json.dumps(record, indent=2) + "\n"
-    if path.exists():
-        if differing := _differences(json.loads(path.read_text()), json.loads(text)):
-            raise ValueError(
-                f"workdir: {workdir} holds a run with another config; differing: "
-                + "; ".join(differing)
-            )
-    else:
+    old = json.loads(path.read_text() if path.exists() else text)
+    if differing := _differences(old, json.loads(text)):
+        raise ValueError(
+            f"workdir: {workdir} holds a run with another config; differing: "
+            + "; ".join(differing)
+        )
+    # All processes have looked before one writes, so all of them refuse or none.
+    multihost_utils.sync_global_devices("config.json")
+    if not primary:
+        return
+    if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (workdir / "machine.json").write_text(json.dumps(machine_info(), indent=2) + "\n")

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -19,6 +20,9 @@ class MetricsLog:
     """
 
     def __init__(self, directory: Path, step: int):
+        self._file = self._board = None
+        if jax.process_index() > 0:  # the first process writes for all
+            return
         path = directory / "metrics.jsonl"
         if path.exists():
             rows = [r for r in read_metrics(path) if r["step"] <= step]
@@ -32,14 +36,17 @@ class MetricsLog:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One row: {"step": ..., "train/loss": ...}."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -64,6 +71,7 @@ class Progress:
             unit="step",
             file=sys.stderr,
             dynamic_ncols=True,
+            disable=jax.process_index() > 0,
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )
 

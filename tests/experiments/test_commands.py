@@ -3,6 +3,8 @@
 """The commands, end to end and small, as a user runs them: each in a process of its own."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -85,3 +87,39 @@ def test_compare_writes_table_picture_and_record(tmp_path):
     (row,) = record["rows"]
     assert max(row["rms_errors"].values()) < 1e-5
     assert (tmp_path / "speedup.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_processes_of_two_devices_equal_one_process_of_four(tmp_path):
+    """The same losses; the checkpoint is written once, and one process restores it."""
+    command = [sys.executable, "-W", "error", "-m", "experiments.main"]
+    command += ["--preset=mqar/small-linear_attention", "--mesh_fsdp=2", "--mesh_data=2", *SMALL]
+    command += ["--num_train_examples=16", "--num_eval_examples=8", "--log_every_steps=1"]
+
+    def start(workdir, devices, *arguments):
+        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [start(tmp_path / "two", 2, f"--distributed={address},2,{i}") for i in range(2)]
+    processes.append(start(tmp_path / "one", 4))
+    outputs = [process.communicate(timeout=300) for process in processes]
+    for process, (_, error) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, error
+    assert "loss" in outputs[0][0] and "loss" not in outputs[1][0]
+
+    def losses(name):
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        return [{k: v for k, v in r.items() if not k.startswith("perf/")} for r in rows]
+
+    for two, one in zip(losses("two"), losses("one"), strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+    done = run("evaluate", f"--workdir={tmp_path / 'two'}")
+    assert json.loads(done.stdout)["loss"] == pytest.approx(losses("one")[-1]["eval/loss"])
