@@ -125,8 +125,16 @@ def define_run_flags() -> None:
     define_sample_flags()
 
 
-def define_distributed() -> None:
-    """--distributed, for runs of several processes."""
+def define_platform_flags() -> None:
+    """What a run asks of its machines, and what it shows of itself; none of it is in its config."""
+    flags.DEFINE_bool("deterministic", False, "the same bits in every process, on GPUs too; slower")
+    flags.DEFINE_string(
+        "compilation_cache_dir",
+        "~/.cache/deltanet_jax",
+        "where compiled programs are kept between runs; empty keeps none",
+    )
+    flags.DEFINE_list("profile_steps", None, "FIRST,LAST steps to trace, into WORKDIR/profile")
+    flags.DEFINE_string("wandb_project", None, "also log to this Weights & Biases project")
     flags.DEFINE_string(
         "distributed", None, 'several processes as one run: "auto" or HOST:PORT,PROCESSES,INDEX'
     )
@@ -213,6 +221,19 @@ def _with_options(
         mixer.replace(**{k: v for k, v in options.items() if k in known})
         for mixer, known in zip(pattern, names, strict=True)
     )
+
+
+def profile_steps_from_flag(value: list[str] | None) -> tuple[int, int] | None:
+    """(first, last) step to trace. Raises ValueError if `value` is no such pair."""
+    if value is None:
+        return None
+    try:
+        first, last = (int(step) for step in value)
+    except ValueError:
+        raise ValueError(f"profile_steps: wanted FIRST,LAST, got {','.join(value)}") from None
+    if not 1 <= first <= last:
+        raise ValueError(f"profile_steps: wanted 1 <= FIRST <= LAST, got {first},{last}")
+    return first, last
 
 
 def explain(error: ValueError) -> str:

@@ -14,13 +14,14 @@ import jax
 from absl import app, flags
 
 from deltanet_jax.train.loop import Trainer, train
-from experiments import distributed
+from experiments import distributed, platform
 from experiments.evaluate import print_sample, restore_weights
 from experiments.flags import (
-    define_distributed,
+    define_platform_flags,
     define_run_flags,
     define_workdir,
     explain,
+    profile_steps_from_flag,
     run_config_from_flags,
 )
 from experiments.logs import quiet_logs
@@ -31,10 +32,21 @@ def main(argv: list[str]) -> None:
     quiet_logs()
     workdir = Path(flags.FLAGS.workdir)
     try:
-        distributed.start(flags.FLAGS.distributed)
-        config = run_config_from_flags(flags.FLAGS.flag_values_dict())
-        task = config.task.make()
-        result = train(config.model, config.train, task, workdir, record=config.to_dict())
+        values = flags.FLAGS
+        platform.configure(
+            deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
+        )
+        distributed.start(values.distributed)
+        config = run_config_from_flags(values.flag_values_dict())
+        result = train(
+            config.model,
+            config.train,
+            config.task.make(),
+            workdir,
+            record=config.to_dict(),
+            profile_steps=profile_steps_from_flag(values.profile_steps),
+            wandb_project=values.wandb_project,
+        )
     except ValueError as error:
         sys.exit(f"error: {explain(error)}")
     if jax.process_index() == 0:
@@ -48,5 +60,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     define_workdir()
     define_run_flags()
-    define_distributed()
+    define_platform_flags()
     app.run(main)

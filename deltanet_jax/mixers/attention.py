@@ -49,6 +49,13 @@ class AttentionConfig(MixerConfig):
                     f"got {self.num_kv_heads}"
                 )
 
+    def memory_flops(self, d_model: int, seq_len: int) -> float:
+        """See base.py: scores of, and sums over, the tokens that a token sees."""
+        size = head_dim(d_model, self.num_heads, self.head_dim, "head_dim")
+        window = min(self.window or seq_len, seq_len)
+        seen = window - window * (window - 1) / (2 * seq_len)  # mean of min(t, window)
+        return 12.0 * self.num_heads * size * seen
+
 
 class AttentionState(NamedTuple):
     """The key-value cache: the last W tokens, oldest first, W = min(window, max_length).

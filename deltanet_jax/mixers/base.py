@@ -31,6 +31,10 @@ class MixerConfig(Config):
 
     family: ClassVar[bool] = True
 
+    def memory_flops(self, d_model: int, seq_len: int) -> float:
+        """Operations a token of a training step beside those with weights, mean over a sequence."""
+        raise NotImplementedError(f"{type(self).__name__}.memory_flops")
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.family = False

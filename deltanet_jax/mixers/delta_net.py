@@ -60,6 +60,12 @@ class DeltaNetConfig(MixerConfig):
         check_one_of(self, "chunk_size", CHUNK_SIZES)
         check_one_of(self, "implementation", (None, "reference", "xla", "pallas", "triton"))
 
+    def memory_flops(self, d_model: int, seq_len: int) -> float:
+        """See base.py: read, correct, write, read out; the same for any length."""
+        k = head_dim(d_model, self.num_heads, self.head_k_dim, "head_k_dim")
+        v = head_dim(d_model, self.num_heads, self.head_v_dim, "head_v_dim")
+        return 24.0 * self.num_heads * k * v
+
 
 class DeltaNetState(NamedTuple):
     """What decoding carries: constant in the number of tokens read.

@@ -55,6 +55,12 @@ class LinearAttentionConfig(MixerConfig):
                 f"got {self.feature_map!r}"
             )
 
+    def memory_flops(self, d_model: int, seq_len: int) -> float:
+        """See base.py: write, read out; the same for any length."""
+        k = head_dim(d_model, self.num_heads, self.head_k_dim, "head_k_dim")
+        v = head_dim(d_model, self.num_heads, self.head_v_dim, "head_v_dim")
+        return 12.0 * self.num_heads * k * (v + self.normalize)
+
 
 class LinearAttentionState(NamedTuple):
     """convs: states of the q, k, v convolutions; memory: [B, H, K, V (+ 1 with a normaliser)]."""

@@ -8,8 +8,6 @@ The same call on the same `workdir` goes on where the last one stopped, bit for 
 import functools
 import json
 import logging
-import math
-import time
 from pathlib import Path
 
 import jax
@@ -20,8 +18,9 @@ from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.checkpoint import Checkpoints, with_shardings
 from deltanet_jax.train.config import TrainConfig
 from deltanet_jax.train.evaluate import evaluate, put_batch
-from deltanet_jax.train.metrics import MetricsLog, Progress
+from deltanet_jax.train.metrics import MetricsLog, Progress, named
 from deltanet_jax.train.optimizer import make_optimizer
+from deltanet_jax.train.profiler import Profiler
 from deltanet_jax.train.step import (
     TrainState,
     init_state,
@@ -30,6 +29,7 @@ from deltanet_jax.train.step import (
     sum_losses,
     train_step,
 )
+from deltanet_jax.train.step_reader import StepReader
 from deltanet_jax.train.task import Task
 from pallas_kernels._common.timing import machine_info
 
@@ -40,6 +40,7 @@ class Trainer:
     """The compiled steps of a run and where its arrays live.
 
     Attributes:
+        model_config: of the model trained.
         mesh: over all devices.
         abstract_state: shapes, dtypes and shardings of the train state.
         init: () -> TrainState.
@@ -48,6 +49,7 @@ class Trainer:
     """
 
     def __init__(self, model_config: ModelConfig, config: TrainConfig, devices=None):
+        self.model_config = model_config
         self.mesh = sharding.make_mesh(config.mesh, devices)
         sharding.check_batch_size(config.batch_size, config.accumulation_steps, self.mesh)
         rows = config.part_size // sharding.batch_ways(self.mesh)
@@ -88,6 +90,8 @@ def train(
     *,
     record: dict | None = None,
     name: str = "train",
+    profile_steps: tuple[int, int] | None = None,
+    wandb_project: str | None = None,
 ) -> dict[str, float]:
     """Trains to `config.num_steps`, resuming from the newest checkpoint in `workdir`.
 
@@ -100,6 +104,9 @@ def train(
         record: what to write as config.json; by default the model's and the training's config.
             A resumed run must bring the same.
         name: the progress bar's.
+        profile_steps: first and last step to trace, into `workdir`/profile (XProf's format).
+        wandb_project: also log there; the run's id is kept in `workdir`, so a resumed run goes on
+            in the same place.
     Returns:
         The last evaluation: "loss", "accuracy" and the task's own figures.
     Raises:
@@ -124,19 +131,30 @@ def train(
         else:
             state = checkpoints.restore(step, trainer.abstract_state, data)
             logger.info("resumed %s at step %d", workdir, step)
-        metrics_log = MetricsLog(workdir, step)
+        metrics_log = MetricsLog(workdir, step, wandb_project=wandb_project, config=record)
+        profiler = Profiler(workdir / "profile", profile_steps)
         progress = Progress(name, config.num_steps, step)
         try:
             state = _run(
-                trainer, config, task, state, step, data, checkpoints, metrics_log, progress
+                trainer,
+                config,
+                task,
+                state,
+                step,
+                data,
+                checkpoints,
+                metrics_log,
+                progress,
+                profiler,
             )
             progress.close()
             result = evaluate(
                 trainer.eval_step, state.weights, task, config.part_size, trainer.mesh
             )
             if step < config.num_steps:
-                metrics_log.write(config.num_steps, _named("eval", result))
+                metrics_log.write(config.num_steps, named("eval", result))
         finally:
+            profiler.close()
             progress.close()
             metrics_log.close()
     return result
@@ -152,14 +170,17 @@ def _run(
     checkpoints: Checkpoints,
     metrics_log: MetricsLog,
     progress: Progress,
+    profiler: Profiler,
 ) -> TrainState:
-    reader = _MetricsReader(config, metrics_log, progress, step)
+    reader = StepReader(trainer.model_config, config, metrics_log, progress)
     while step < config.num_steps:
         batch = put_batch(next(data), trainer.mesh)
+        profiler.before(step + 1)
         state, metrics = trainer.train_step(state, batch)
         step += 1
+        profiler.after(step, metrics)
         # Read one step late, so the device always has the next step to work on.
-        reader.push(step, metrics, batch["inputs"].size)
+        reader.push(step, metrics, batch["inputs"].shape)
         last = step == config.num_steps
         if last or step % config.checkpoint_every_steps == 0:
             reader.flush()  # a state with NaN is never saved
@@ -170,44 +191,9 @@ def _run(
             result = evaluate(
                 trainer.eval_step, state.weights, task, config.part_size, trainer.mesh
             )
-            metrics_log.write(step, _named("eval", result))
+            metrics_log.write(step, named("eval", result))
     reader.flush()
     return state
-
-
-class _MetricsReader:
-    """Fetches a step's metrics after the next step was sent off; checks, logs and shows them."""
-
-    def __init__(self, config: TrainConfig, log: MetricsLog, progress: Progress, step: int):
-        self._config, self._log, self._progress = config, log, progress
-        self._pending = None
-        self._tokens, self._since = 0, time.perf_counter()
-
-    def push(self, step: int, metrics: dict[str, jax.Array], tokens: int) -> None:
-        """Hands in the metrics of `step` and reads those of the step before."""
-        self.flush()
-        self._pending = (step, metrics, tokens)
-
-    def flush(self) -> None:
-        """Reads what is pending. Raises FloatingPointError on NaN or Inf."""
-        if self._pending is None:
-            return
-        (step, metrics, tokens), self._pending = self._pending, None
-        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(values[key]):
-                raise FloatingPointError(f"step {step}: {key} is {values[key]}")
-        self._progress.update(step, values["loss"], values["accuracy"])
-        self._tokens += tokens
-        if step % self._config.log_every_steps == 0 or step == self._config.num_steps:
-            now = time.perf_counter()
-            speed = self._tokens / (now - self._since)
-            self._log.write(step, {**_named("train", values), "perf/tokens_per_second": speed})
-            self._tokens, self._since = 0, now
-
-
-def _named(group: str, values: dict[str, float]) -> dict[str, float]:
-    return {f"{group}/{k}": v for k, v in values.items()}
 
 
 def _write_record(workdir: Path, record: dict) -> None:

@@ -19,8 +19,15 @@ class MetricsLog:
     file reads as if nothing had happened.
     """
 
-    def __init__(self, directory: Path, step: int):
-        self._file = self._board = None
+    def __init__(
+        self,
+        directory: Path,
+        step: int,
+        *,
+        wandb_project: str | None = None,
+        config: dict | None = None,
+    ):
+        self._file = self._board = self._wandb = None
         if jax.process_index() > 0:  # the first process writes for all
             return
         path = directory / "metrics.jsonl"
@@ -33,6 +40,8 @@ class MetricsLog:
         self._board = SummaryWriter(
             str(directory / "tensorboard"), purge_step=step + 1, write_to_disk=True
         )
+        if wandb_project is not None:
+            self._wandb = _start_wandb(directory, wandb_project, config)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One row: {"step": ..., "train/loss": ...}."""
@@ -42,11 +51,34 @@ class MetricsLog:
         self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(metrics, step=step)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(directory: Path, project: str, config: dict | None):
+    """The Weights & Biases run of a work directory: its id is kept there, so it can go on."""
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        raise ValueError("wandb_project: needs the package wandb, which is not here") from None
+    path = directory / "wandb_id.txt"
+    if not path.exists():
+        path.write_text(wandb.util.generate_id())
+    return wandb.init(
+        project=project, id=path.read_text(), resume="allow", dir=str(directory), config=config
+    )
+
+
+def named(group: str, values: dict[str, float]) -> dict[str, float]:
+    """{"loss": ...} -> {"eval/loss": ...}."""
+    return {f"{group}/{k}": v for k, v in values.items()}
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -75,9 +107,9 @@ class Progress:
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )
 
-    def update(self, step: int, loss: float, accuracy: float) -> None:
-        """Shows the figures of `step`, the number of steps done."""
-        self._bar.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.3f}", refresh=False)
+    def update(self, step: int, text: str) -> None:
+        """Shows `text` about `step`, the number of steps done."""
+        self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 """The loop: learning, exact resume, NaN, records; sharded runs equal single-device ones."""
 
 import json
+import sys
+import types
 
 import grain
 import jax
@@ -270,3 +272,35 @@ def test_wsd_warms_up_stays_and_decays():
     rates = [float(make_schedule(config, 12)(step)) for step in range(13)]
     wanted = [0.1, 0.55] + [1.0] * 7 + [0.775, 0.55, 0.325, 0.1]
     np.testing.assert_allclose(rates, wanted, rtol=1e-6)
+
+
+def test_a_trace_and_weights_and_biases(tmp_path, monkeypatch):
+    """A run of six steps: its second and third are traced; W&B gets each row, under one id."""
+    runs = []
+
+    class Run:
+        def __init__(self, **options):
+            self.options, self.rows = options, {}
+            runs.append(self)
+
+        def log(self, row, step):
+            self.rows[step] = row
+
+        def finish(self):
+            self.finished = True
+
+    wandb = types.SimpleNamespace(
+        init=Run, util=types.SimpleNamespace(generate_id=lambda: f"id{len(runs)}")
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    model = small_config(MIXERS["attention"])
+    for steps in (3, 6):
+        changes = {"num_steps": steps, "checkpoint_every_steps": 3, "eval_every_steps": 0}
+        config = CONFIG.replace(optimizer=OptimizerConfig(schedule="constant"), **changes)
+        record = {"seed": 0}
+        options = {"profile_steps": (2, 3), "wandb_project": "ours", "record": record}
+        train(model, config, small_task().make(), tmp_path, **options)
+    assert [run.options["id"] for run in runs] == ["id0", "id0"]
+    assert [sorted(run.rows) for run in runs] == [[1, 2, 3], [4, 5, 6]]
+    assert all(run.finished for run in runs)
+    assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1

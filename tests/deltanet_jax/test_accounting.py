@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Operations a token, against counts by hand and against XLA's."""
+
+import pytest
+
+from deltanet_jax.accounting import cost
+from deltanet_jax.mixers.attention import AttentionConfig
+from deltanet_jax.presets import deltanet_1b3
+from tests.helpers.models import MIXERS, small_config
+
+
+def test_the_paper_scale_model():
+    """1,299,333,120 weights multiply (layers 1,233,797,120 and the head 65,536,000)."""
+    config = deltanet_1b3()
+    layer = 4 * 2048**2 + 2048 * 16 + 3 * 2048 * 5632
+    matmul = 24 * layer + 2048 * 32_000
+    got = cost(config, 2048)
+    assert (got.parameters, got.matmul_parameters) == (1_365_677_056, matmul)
+    conv, memory = 24 * 3 * 4 * 2048, 24 * 24 * 16 * 128 * 128
+    assert got.flops == 6 * matmul + 6 * conv + memory
+    assert got.flops == pytest.approx(7.951e9, rel=1e-4)
+    assert cost(config, 32_768).flops == got.flops  # linear: the same for any length
+    assert got.recomputed_flops == 0
+
+
+def test_utilisation():
+    got = cost(deltanet_1b3().replace(remat="full"), 2048)
+    assert got.mfu(70_000, 989e12) == pytest.approx(0.5628, abs=1e-4)
+    head = 2 * 2048 * 32_000
+    assert got.hfu(70_000, 989e12) == pytest.approx(
+        70_000 * (got.flops * 4 / 3 - head) / 989e12, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(("window", "seen"), [(None, (1 + 2 + 3 + 4 + 5) / 5), (2, 9 / 5)])
+def test_attention_counts_what_a_token_sees(window, seen):
+    mixer = AttentionConfig(num_heads=4, window=window)
+    assert mixer.memory_flops(16, 5) == pytest.approx(12 * 16 * seen)
+
+
+def test_mixers_of_a_pattern_are_added_up():
+    both = small_config(MIXERS["delta_net"], MIXERS["linear_attention"], num_layers=4)
+    memory = 2 * (24 * 2 * 8 * 8 + 12 * 2 * 8 * 9)
+    weights = cost(both, 32).flops - memory
+    assert weights % 6 == 0
+    tied = cost(both.replace(tie_embeddings=True), 32)
+    assert tied.flops == cost(both, 32).flops  # the head multiplies, whosever weights it has
