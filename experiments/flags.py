@@ -133,6 +133,8 @@ def define_platform_flags() -> None:
         "~/.cache/deltanet_jax",
         "where compiled programs are kept between runs; empty keeps none",
     )
+    flags.DEFINE_integer("dry_run", 0, "plan for so many devices, print the plan and stop", 0)
+    flags.DEFINE_float("device_memory_gib", None, "memory that a planned run must fit in")
     flags.DEFINE_list("profile_steps", None, "FIRST,LAST steps to trace, into WORKDIR/profile")
     flags.DEFINE_string("wandb_project", None, "also log to this Weights & Biases project")
     flags.DEFINE_string(

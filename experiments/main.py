@@ -14,7 +14,7 @@ import jax
 from absl import app, flags
 
 from deltanet_jax.train.loop import Trainer, train
-from experiments import distributed, platform
+from experiments import distributed, dry_run, platform
 from experiments.evaluate import print_sample, restore_weights
 from experiments.flags import (
     define_platform_flags,
@@ -33,6 +33,11 @@ def main(argv: list[str]) -> None:
     workdir = Path(flags.FLAGS.workdir)
     try:
         values = flags.FLAGS
+        if values.dry_run:
+            dry_run.pretend(values.dry_run)
+            config = run_config_from_flags(values.flag_values_dict())
+            print(dry_run.report(config, values.device_memory_gib))
+            return
         platform.configure(
             deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
         )

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from experiments.distributed import start
 from experiments.flags import GROUPS, run_config_from_flags
 from experiments.presets import PRESETS
 
@@ -157,3 +158,29 @@ def test_the_command_refuses_before_any_work(tmp_path, arguments, message):
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize("value", ["yes", "host,2,0", "host:1,2", "host:1,2,2", "host:1,two,0"])
+def test_distributed_refuses_what_names_no_processes(value):
+    with pytest.raises(ValueError, match="^distributed: wanted .auto. or .HOST:PORT,PROCESSES,IN"):
+        start(value)
+
+
+def test_dry_run_plans_for_devices_that_are_not_here(tmp_path):
+    """The 1.2B-parameter plan below 60 s on a CPU: counts, parts, memory, refusal."""
+    command = [sys.executable, "-m", "experiments.main", "--preset=language_modeling/small"]
+    command += ["--dry_run=8", "--mesh_fsdp=8", "--d_model=2048", "--num_heads=16", "--remat=full"]
+    command += ["--num_layers=24", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1,235,129,344 parameters")
+    assert "period/0/mlp/up_proj/kernel | [24, 2048, 5632] float32 | [24, 256, 5632]" in done.stdout
+    weights = 4 * 1_235_129_344 / 8 / 2**30  # float32, an eighth; norms whole, but small
+    assert f"weights {weights:.2f} GiB" in done.stdout
+    assert f"optimizer {2 * weights:.2f} GiB" in done.stdout
+    refused = subprocess.run(
+        [*command, "--device_memory_gib=2"], capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode != 0
+    assert "error: --device_memory_gib: the run needs" in refused.stderr
+    assert not (tmp_path / "run").exists()

@@ -162,7 +162,6 @@ def test_a_task_of_another_vocabulary_is_refused_before_any_work(tmp_path):
 
 
 MESHES = {
-    "data": MeshConfig(data=8),
     "fsdp": MeshConfig(data=1, fsdp=8),
     "tensor_and_sequence": MeshConfig(data=2, tensor=2, sequence=2),
     "all": MeshConfig(data=1, fsdp=2, tensor=2, sequence=2),

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Device memory of a training step, found without running or compiling it.
+
+What is counted, for one device: the train state and the gradients by their shardings, exactly; what
+the forward pass keeps for the backward pass, by tracing it (arrays that XLA might fuse away count
+in full); the intermediate values of one period of layers, which the backward pass computes again;
+the logits of a chunk. Not counted: buffers of collectives and the compiler's own scratch memory.
+"""
+
+import collections
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from deltanet_jax import sharding
+from deltanet_jax.model import LanguageModel, ModelConfig
+from deltanet_jax.train.config import TrainConfig
+from deltanet_jax.train.loop import Trainer
+from deltanet_jax.train.step import model_graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+        weights, optimizer, gradients: of the train state.
+        kept: by the forward pass for the backward pass.
+        recomputed: intermediate values of one period of layers.
+        loss: logits of a chunk and their cotangent, and the head's gradient.
+    """
+
+    weights: int
+    optimizer: int
+    gradients: int
+    kept: int
+    recomputed: int
+    loss: int
+
+    @property
+    def total(self) -> int:
+        """All of it at once: the end of the backward pass has less."""
+        return sum(dataclasses.astuple(self))
+
+
+def _bytes_here(tree) -> int:
+    """Of the part of every array that one device holds."""
+    leaves = jax.tree.leaves(tree)
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * jnp.dtype(x.dtype).itemsize for x in leaves
+    )
+
+
+def _kept(model: ModelConfig, rows: int, columns: int) -> int:
+    """Bytes that the forward pass keeps for a batch [rows, columns], beside weights and inputs."""
+    graph = model_graph(model)
+    abstract = nnx.eval_shape(lambda: LanguageModel(model, rngs=nnx.Rngs(0)))
+    weights = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
+    tokens = jax.ShapeDtypeStruct((rows, columns), jnp.int32)
+
+    def forward(weights, tokens):
+        return jax.vjp(lambda weights: nnx.merge(graph, weights).features(tokens)[0], weights)
+
+    def kinds(tree):
+        return collections.Counter((x.shape, jnp.dtype(x.dtype)) for x in jax.tree.leaves(tree))
+
+    output, vjp = jax.eval_shape(forward, weights, tokens)
+    kept = kinds(vjp) - kinds((weights, tokens)) + kinds(output)
+    return sum(math.prod(shape) * dtype.itemsize * n for (shape, dtype), n in kept.items())
+
+
+def estimate(trainer: Trainer, config: TrainConfig, seq_len: int) -> Memory:
+    """The memory of one step of `trainer` on sequences of `seq_len` tokens.
+
+    Tensor parallelism is not seen in what is kept: the estimate is then an upper bound.
+    """
+    model, state = trainer.model_config, trainer.abstract_state
+    rows = config.part_size // sharding.batch_ways(trainer.mesh)
+    columns = seq_len // trainer.mesh.shape[sharding.SEQUENCE]
+    kept = _kept(model, rows, columns)
+    everything = _kept(model.replace(remat="none"), rows, columns)
+    weights = _bytes_here(state.weights)
+    # Accumulated gradients are float32, beside those of the part in work.
+    gradients = weights if config.accumulation_steps == 1 else 2 * weights
+    width = jnp.dtype(model.compute_dtype).itemsize
+    chunk = min(config.loss_chunk_tokens, rows * columns) * model.vocab_size
+    head = model.d_model * model.vocab_size
+    return Memory(
+        weights=weights,
+        optimizer=_bytes_here(state.opt_state),
+        gradients=gradients,
+        kept=kept,
+        recomputed=(everything - kept) * len(model.layer_pattern) // model.num_layers,
+        loss=chunk * (4 + 4 + width) + head * (4 + width),
+    )

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""--dry_run=N: what a run would be on N devices, on a machine that has none of them.
+
+Prints parameters, operations a token, where every array lives and the memory of a device; nothing
+is allocated, compiled or written.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from deltanet_jax import accounting
+from deltanet_jax.sharding import path_name
+from deltanet_jax.train.loop import Trainer
+from deltanet_jax.train.memory import Memory, estimate
+from experiments.run_config import RunConfig
+
+
+def pretend(devices: int) -> None:
+    """`devices` CPU devices stand in for the real ones. Call before anything uses a device."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+
+
+def report(config: RunConfig, device_memory_gib: float | None) -> str:
+    """The plan of a run, as text.
+
+    Raises:
+        ValueError: the mesh does not fit the devices or the model; or a step needs more than
+            `device_memory_gib` (None: any amount will do).
+    """
+    trainer = Trainer(config.model, config.train)
+    cost = accounting.cost(config.model, config.task.seq_len)
+    memory = estimate(trainer, config.train, config.task.seq_len)
+    tokens = config.train.batch_size * config.task.seq_len
+    axes = ", ".join(f"{name} {size}" for name, size in trainer.mesh.shape.items())
+    lines = [
+        f"{cost.parameters:,} parameters, {cost.matmul_parameters:,} of them multiply every token",
+        f"{cost.flops / 1e9:.3f} GFLOP a token, {cost.recomputed_flops / 1e9:.3f} more recomputed",
+        f"{tokens:,} tokens a step, {tokens * config.train.num_steps / 1e9:.3f} billion in all",
+        f"mesh of {trainer.mesh.size} devices: {axes}",
+        "",
+        "array | shape | part of a device",
+    ]
+    for path, x in jax.tree_util.tree_leaves_with_path(trainer.abstract_state.weights):
+        part = x.sharding.shard_shape(x.shape)
+        lines.append(f"{path_name(path)} | {_shape(x)} | {list(part)}")
+    lines += ["", *_memory_lines(memory)]
+    if device_memory_gib is not None and memory.total > device_memory_gib * 2**30:
+        raise ValueError(
+            f"device_memory_gib: the run needs {memory.total / 2**30:.1f} GiB a device, "
+            f"got {device_memory_gib:g}; " + "; ".join(_memory_lines(memory)[:-1])
+        )
+    return "\n".join(lines)
+
+
+def _shape(x) -> str:
+    return f"{list(x.shape)} {np.dtype(x.dtype).name}"
+
+
+def _memory_lines(memory: Memory) -> list[str]:
+    parts = dataclasses.asdict(memory) | {"a device in all, about": memory.total}
+    return [f"{name} {size / 2**30:.2f} GiB" for name, size in parts.items()]
