@@ -59,9 +59,13 @@ TASK = {
     "num_eval_examples": ("int", "held-out examples (mqar)"),
     "power_a": ("float", "the smaller, the sooner the queries come (mqar)"),
     "random_non_queries": ("bool", "random ids between queries (mqar)"),
-    "data": ("list", "files and folders of text or JSONL (language_modeling)"),
-    "eval_fraction": ("float", "share of the text held out (language_modeling)"),
-    "max_eval_windows": ("int", "windows of an evaluation; 0 is all (language_modeling)"),
+    "data": (
+        "list",
+        "files and folders of text or JSONL (language_modeling), .npy files of ids (tokens)",
+    ),
+    "document_start": ("int", "id before every document; -1 is none (tokens)"),
+    "eval_fraction": ("float", "share of the text held out (language_modeling, tokens)"),
+    "max_eval_windows": ("int", "windows of an evaluation; 0 is all (language_modeling, tokens)"),
 }
 TRAIN = {
     "num_steps": ("int", "optimiser steps in all"),

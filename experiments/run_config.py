@@ -11,10 +11,12 @@ from deltanet_jax.train.config import TrainConfig
 from experiments.tasks.base import TaskConfig
 from experiments.tasks.language_modeling.task import LanguageModelingConfig
 from experiments.tasks.mqar.task import MQARConfig
+from experiments.tasks.tokens.task import TokensConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
     "mqar": MQARConfig,
     "language_modeling": LanguageModelingConfig,
+    "tokens": TokensConfig,
 }
 
 

@@ -3,10 +3,16 @@
 """The base of task configs: `kind` names the task in JSON and in flags, `make` builds it."""
 
 import dataclasses
+from collections.abc import Sized
 from typing import ClassVar
 
 from deltanet_jax.config import Config
 from deltanet_jax.train.task import Task
+
+
+def endless(dataset: Sized) -> int:
+    """Epochs enough for any run. (Grain's own endless repetition overflows in batches of one.)"""
+    return 2**50 // max(1, len(dataset))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,6 +51,7 @@ VALUES = {
     "power_a": (MQAR, 0.5),
     "random_non_queries": (MQAR, True),
     "data": (TEXT, ["some/file.txt", "some/folder"]),
+    "document_start": ("deltanet_340m", 1),
     "eval_fraction": (TEXT, 0.2),
     "max_eval_windows": (TEXT, 9),
     "num_steps": (MQAR, 3000),

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from deltanet_jax.config import check_at_least
-from experiments.tasks.base import TaskConfig
+from experiments.tasks.base import TaskConfig, endless
 from experiments.tasks.language_modeling import data
 
 logger = logging.getLogger("experiments")
@@ -101,7 +101,7 @@ class LanguageModelingTask:
     def train_dataset(self, batch_size: int) -> grain.IterDataset:
         """Epochs over the windows, each in another order."""
         dataset = grain.MapDataset.source(self._train).seed(self.config.data_seed)
-        dataset = dataset.shuffle().repeat().batch(batch_size)
+        dataset = dataset.shuffle().repeat(endless(dataset)).batch(batch_size)
         return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
 
     def eval_dataset(self) -> grain.MapDataset:
