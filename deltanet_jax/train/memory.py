@@ -55,7 +55,7 @@ def _bytes_here(tree) -> int:
     )
 
 
-def _kept(model: ModelConfig, rows: int, columns: int) -> int:
+def kept_bytes(model: ModelConfig, rows: int, columns: int) -> int:
     """Bytes that the forward pass keeps for a batch [rows, columns], beside weights and inputs."""
     graph = model_graph(model)
     abstract = nnx.eval_shape(lambda: LanguageModel(model, rngs=nnx.Rngs(0)))
@@ -81,8 +81,8 @@ def estimate(trainer: Trainer, config: TrainConfig, seq_len: int) -> Memory:
     model, state = trainer.model_config, trainer.abstract_state
     rows = config.part_size // sharding.batch_ways(trainer.mesh)
     columns = seq_len // trainer.mesh.shape[sharding.SEQUENCE]
-    kept = _kept(model, rows, columns)
-    everything = _kept(model.replace(remat="none"), rows, columns)
+    kept = kept_bytes(model, rows, columns)
+    everything = kept_bytes(model.replace(remat="none"), rows, columns)
     weights = _bytes_here(state.weights)
     # Accumulated gradients are float32, beside those of the part in work.
     gradients = weights if config.accumulation_steps == 1 else 2 * weights
