@@ -146,7 +146,7 @@ def define_benchmark_flags() -> None:
     """The flags of experiments.benchmarks.run."""
     flags.DEFINE_list("op", ["delta_rule"], "operators to time")
     flags.DEFINE_list("shapes", [], "like B16T2048H16K128V128; some axes choose among the defaults")
-    flags.DEFINE_list("modes", ["forward", "forward_and_vjp"], "what of an operator to time")
+    flags.DEFINE_list("modes", None, "forward, vjp, forward_and_vjp; the operator's by default")
     flags.DEFINE_list("peers", None, "peers to time beside; all that can be imported by default")
     flags.DEFINE_integer("repetitions", 50, "timed calls of each", lower_bound=1)
     flags.DEFINE_float("max_seconds", 20.0, "fewer repetitions (5 at least) than take this long")

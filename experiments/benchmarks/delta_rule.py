@@ -51,13 +51,20 @@ def run(q, k, v, beta, state, *, implementation: str) -> Arrays:
 
 
 def flop(shape: Shape, mode: str) -> int:
-    """Of chunks of C = 64 tokens, full tiles: 6 C K V + 4 C^2 (K + V) a chunk and head forward,
-    and 14 C K V + 10 C^2 (K + V) backward, given each chunk's state and inverse."""
+    """Of matrix products over chunks of C = 64 tokens, full tiles: 6 C K V + 4 C^2 (K + V) a chunk
+    and head forward, 14 C K V + 10 C^2 (K + V) backward, given each chunk's state and inverse."""
     batch, length, heads, k, v = shape.values()
     chunks = -(-length // CHUNK) * batch * heads
     forward = 6 * CHUNK * k * v + 4 * CHUNK**2 * (k + v)
     backward = 14 * CHUNK * k * v + 10 * CHUNK**2 * (k + v)
-    return chunks * (forward + (backward if mode == "forward_and_vjp" else 0))
+    return (
+        chunks
+        * {
+            "forward": forward,
+            "vjp": backward,
+            "forward_and_vjp": forward + backward,
+        }[mode]
+    )
 
 
 def _recurrence(q, k, v, beta, state) -> Arrays:
@@ -151,6 +158,7 @@ DELTA_RULE = Operation(
         for batch in (16, 8, 4, 2, 1)
     ),
     reduced_shapes=(_shape(2, 128, 2, 64),),
+    modes=("forward", "forward_and_vjp"),
     make_inputs=inputs,
     implementations={
         name: functools.partial(run, implementation=name) for name in ("pallas", "xla")

@@ -14,7 +14,7 @@ import numpy as np
 
 Shape = dict[str, int]
 Arrays = tuple[jax.Array, ...]
-MODES = ("forward", "forward_and_vjp")
+MODES = ("forward", "vjp", "forward_and_vjp")
 
 
 class Inputs(NamedTuple):
@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         args: what the operator takes and is differentiated by.
-        cotangents: one for each output; used by "forward_and_vjp" only.
+        cotangents: one for each output; not used by "forward".
         constants: further operands without a derivative.
     """
 
@@ -35,7 +35,7 @@ class Reference(NamedTuple):
     """Results to compare with, and how far they can be trusted.
 
     Attributes:
-        results: outputs, then gradients, in float32 or wider.
+        results: outputs and gradients, as of "forward_and_vjp", in float32 or wider.
         kind: what computed them.
         checked_against: what computed the same on a slice, in float64.
         error: largest RMS error there, over all results.
@@ -72,12 +72,13 @@ class Operation:
         axes: letters of a shape, in order.
         shapes: timed by default.
         reduced_shapes: a size for trying out, also without a GPU.
+        modes: of MODES, what is timed by default.
         make_inputs: key, shape -> Inputs.
         implementations: ours by name, best first. The first that does not refuse the arguments by
             NotImplementedError is timed.
         outputs, arguments: names of what `implementations` return and of `Inputs.args`.
         reference: Inputs -> Reference.
-        flop: shape, mode -> floating-point operations of matrix products, at least.
+        flop: shape, mode -> the fewest floating-point operations.
         peers: by name.
     """
 
@@ -85,6 +86,7 @@ class Operation:
     axes: str
     shapes: tuple[Shape, ...]
     reduced_shapes: tuple[Shape, ...]
+    modes: tuple[str, ...]
     make_inputs: Callable[[jax.Array, Shape], Inputs]
     implementations: Mapping[str, Callable[..., Arrays]]
     outputs: tuple[str, ...]
@@ -93,14 +95,23 @@ class Operation:
     flop: Callable[[Shape, str], int]
     peers: Mapping[str, Peer] = field(default_factory=dict)
 
-    def names(self, mode: str) -> tuple[str, ...]:
+    def pick(self, mode: str, everything: Sequence) -> Sequence:
+        """Of one thing for each output and each gradient, those that a call in `mode` returns."""
+        outputs = len(self.outputs)
+        return {
+            "forward": everything[:outputs],
+            "vjp": everything[outputs:],
+            "forward_and_vjp": everything,
+        }[mode]
+
+    def names(self, mode: str) -> Sequence[str]:
         """Names of the results of a call."""
-        gradients = tuple(f"d{name}" for name in self.arguments)
-        return self.outputs + (gradients if mode == "forward_and_vjp" else ())
+        return self.pick(mode, (*self.outputs, *(f"d{name}" for name in self.arguments)))
 
 
 def timed_call(function: Callable[..., Arrays], mode: str) -> Callable[[Inputs], Arrays]:
-    """What is timed in `mode`: outputs, and with "forward_and_vjp" every gradient too."""
+    """What is timed in `mode`: "forward" the outputs, "vjp" every gradient from nothing but the
+    inputs, "forward_and_vjp" both."""
 
     def forward(inputs: Inputs) -> Arrays:
         return function(*inputs.args, *inputs.constants)
@@ -109,7 +120,10 @@ def timed_call(function: Callable[..., Arrays], mode: str) -> Callable[[Inputs],
         outputs, vjp = jax.vjp(lambda *args: function(*args, *inputs.constants), *inputs.args)
         return *outputs, *vjp(inputs.cotangents)
 
-    return {"forward": forward, "forward_and_vjp": forward_and_vjp}[mode]
+    def vjp(inputs: Inputs) -> Arrays:
+        return forward_and_vjp(inputs)[-len(inputs.args) :]
+
+    return {"forward": forward, "vjp": vjp, "forward_and_vjp": forward_and_vjp}[mode]
 
 
 def rms_error(actual, wanted) -> float:
@@ -123,22 +137,21 @@ def rms_error(actual, wanted) -> float:
     return error if np.isfinite(error) else math.inf
 
 
-def floor_bytes(inputs: Inputs, outputs: Sequence, mode: str) -> int:
+def floor_bytes(inputs: Inputs, mode: str) -> int:
     """The fewest bytes a call can move: every operand read once, every result written once.
 
-    The backward is a second pass that reads its operands again: "forward" reads args and constants
-    and writes the outputs; "forward_and_vjp" does that, then reads args, constants and cotangents
-    and writes a gradient of each argument's size. Nothing is kept between the two.
+    "forward" reads args and constants and writes the outputs; "vjp" reads args, constants and
+    cotangents and writes a gradient of each argument's size; "forward_and_vjp" does one after the
+    other, with nothing kept between them. Outputs are as large as their cotangents.
     """
 
     def size(arrays) -> int:
         return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
 
     operands = size(inputs.args) + size(inputs.constants)
-    forward = operands + size(outputs)
-    if mode == "forward":
-        return forward
-    return forward + operands + size(inputs.cotangents) + size(inputs.args)
+    forward = operands + size(inputs.cotangents)
+    vjp = operands + size(inputs.cotangents) + size(inputs.args)
+    return {"forward": forward, "vjp": vjp, "forward_and_vjp": forward + vjp}[mode]
 
 
 def parse_shapes(operation: Operation, texts: Sequence[str], defaults: tuple[Shape, ...]):

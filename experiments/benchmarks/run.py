@@ -64,9 +64,14 @@ def measure_rates(clock: Clock, reduced: bool) -> dict[str, float]:
     return {"bytes_per_s": bytes_per_s, "flop_per_s": 2 * size**3 / product.median_ms * 1e3}
 
 
-def floor(operation: Operation, shape: Shape, inputs: Inputs, outputs, mode: str, rates) -> dict:
+def modes(operation: Operation, values: flags.FlagValues) -> list[str]:
+    """What of an operation is timed."""
+    return [mode for mode in operation.modes if values.modes is None or mode in values.modes]
+
+
+def floor(operation: Operation, shape: Shape, inputs: Inputs, mode: str, rates) -> dict:
     """Bytes, FLOP and the milliseconds each takes at the measured rates."""
-    moved, work = floor_bytes(inputs, outputs, mode), operation.flop(shape, mode)
+    moved, work = floor_bytes(inputs, mode), operation.flop(shape, mode)
     return {
         "bytes": moved,
         "flop": work,
@@ -118,7 +123,7 @@ class Bench:
             self.fail(f"{show_shape(shape)}: the reference's error is {reference.error:.1e}")
             return
         # The longer program first: what it compiles, the shorter one may find compiled.
-        for mode in sorted(self.values.modes, reverse=True):
+        for mode in sorted(modes(operation, self.values), key=MODES.index, reverse=True):
             makers = {"ours": lambda mode=mode: self.ours(operation, mode, sets)}
             for name, peer in peers.items():
                 if mode in peer.modes:
@@ -163,11 +168,11 @@ class Bench:
         results = candidate.to_jax(times.last)
         errors = {
             name: rms_error(x, y)
-            for name, x, y in zip(names, results, reference.results, strict=False)
+            for name, x, y in zip(
+                names, results, operation.pick(mode, reference.results), strict=True
+            )
         }
-        limits = floor(
-            operation, shape, sets[0], results[: len(operation.outputs)], mode, self.rates
-        )
+        limits = floor(operation, shape, sets[0], mode, self.rates)
         fraction = max(limits["bytes_ms"], limits["flop_ms"]) / times.median_ms
         summary = times.summary()
         worst = max(errors, key=errors.get)
@@ -221,14 +226,11 @@ class Bench:
 
 def plan(values: flags.FlagValues) -> list[tuple[Operation, tuple[Shape, ...]]]:
     """Operations and their shapes from the flags; ValueError starts with the flag's name."""
-    for name, wanted in (("op", OPERATIONS), ("modes", MODES)):
-        for value in getattr(values, name):
+    peers = {name for operation in OPERATIONS.values() for name in operation.peers}
+    for name, wanted in (("op", set(OPERATIONS)), ("modes", set(MODES)), ("peers", peers)):
+        for value in getattr(values, name) or ():
             if value not in wanted:
                 raise ValueError(f"{name}: wanted some of {sorted(wanted)}, got {value!r}")
-    known = {name for operation in OPERATIONS.values() for name in operation.peers}
-    for value in values.peers or ():
-        if value not in known:
-            raise ValueError(f"peers: wanted some of {sorted(known)}, got {value!r}")
     chosen = []
     for name in values.op:
         operation = OPERATIONS[name]
@@ -252,8 +254,8 @@ def main(argv: list[str]) -> None:
     work = [(operation, shapes, bench.peers(operation)) for operation, shapes in chosen]
     total = sum(
         len(shapes) * (1 + sum(mode in peer.modes for peer in peers.values()))
-        for _, shapes, peers in work
-        for mode in values.modes
+        for operation, shapes, peers in work
+        for mode in modes(operation, values)
     )
     with tqdm(total=total, unit="row", file=sys.stderr) as progress:
         for operation, shapes, peers in work:

@@ -88,10 +88,10 @@ def reference(inputs: Inputs) -> Reference:
 
 
 def flop(shape: Shape, mode: str) -> int:
-    """2 W a number forward, the same for each of dx and dweight backward; no matrix products, so
-    that the bytes' floor is far above this one."""
+    """2 W a number forward, the same again for each of dx and dweight; no matrix products, so that
+    the bytes' floor is far above this one."""
     products = 2 * shape["B"] * shape["T"] * shape["D"] * shape["W"]
-    return products * (3 if mode == "forward_and_vjp" else 1)
+    return products * {"forward": 1, "vjp": 3, "forward_and_vjp": 4}[mode]
 
 
 def _fla():
@@ -108,6 +108,7 @@ SHORT_CONV = Operation(
     axes="BTDW",
     shapes=({"B": 16, "T": 2048, "D": 2048, "W": 4},),
     reduced_shapes=({"B": 2, "T": 64, "D": 128, "W": 4},),
+    modes=("forward", "vjp"),
     make_inputs=inputs,
     implementations={"xla": run},
     outputs=("y",),
