@@ -50,7 +50,7 @@ logger = logging.getLogger("experiments.benchmarks")
 
 def measure_rates(clock: Clock, reduced: bool) -> dict[str, float]:
     """Bytes/s of a large copy (read and written) and FLOP/s of a large bfloat16 product."""
-    size = 2**22 if reduced else 2**29
+    size = 2**20 if reduced else 2**29
     x = jax.random.normal(jax.random.key(0), (size,), jnp.bfloat16)
     negate = jax.jit(lambda x: -x)
     copy = clock.time([lambda: negate(x)], repetitions=20)

@@ -59,7 +59,7 @@ class Times:
         return statistics.median(self.ms)
 
     def summary(self) -> dict[str, object]:
-        """Plain JSON values, in milliseconds to 0.1 microseconds."""
+        """Plain JSON values, in milliseconds to 10 nanoseconds."""
         low, median, high = (
             statistics.quantiles(self.ms, n=4, method="inclusive")
             if len(self.ms) > 1
@@ -67,12 +67,12 @@ class Times:
         )
         return {
             "method": self.method,
-            "median_ms": round(median, 4),
-            "quartiles_ms": [round(low, 4), round(high, 4)],
-            "range_ms": [round(min(self.ms), 4), round(max(self.ms), 4)],
-            "times_ms": [round(t, 4) for t in self.ms],
+            "median_ms": round(median, 5),
+            "quartiles_ms": [round(low, 5), round(high, 5)],
+            "range_ms": [round(min(self.ms), 5), round(max(self.ms), 5)],
+            "times_ms": [round(t, 5) for t in self.ms],
             "host_ahead": self.host_ahead,
-            "in_a_row_ms": [round(t, 4) for t in self.in_a_row_ms],
+            "in_a_row_ms": [round(t, 5) for t in self.in_a_row_ms],
         }
 
 
