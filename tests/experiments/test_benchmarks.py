@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from experiments.benchmarks import cuda, records, registry, run, tables, timing
+from experiments.benchmarks import aot, cuda, records, registry, run, tables, timing
 from experiments.benchmarks.delta_rule import DELTA_RULE
 from experiments.benchmarks.l2_norm import L2_NORM
 from experiments.benchmarks.operation import MODES, floor_bytes, parse_shapes, rms_error, timed_call
@@ -236,6 +236,16 @@ def test_device_times_come_from_events(monkeypatch):
     copies = steps.index("cuEventRecord") - steps.index("cuMemcpyDtoDAsync_v2")
     one = ["cuMemcpyDtoDAsync_v2"] * copies + ["cuEventRecord", "call", "cuEventRecord"]
     assert steps[2 : 2 + 6 * len(one)] == one * 6  # after two calls to warm up
+
+
+def test_kernels_are_found_without_a_gpu():
+    """What `make aot` compiles: one kernel forward and one backward at least."""
+    with jax.sharding.use_abstract_mesh(aot.MESH):
+        traced = jax.jit(aot.outputs_and_gradients).trace(
+            *aot.arguments(1, 64, 1, 64, 64, jnp.bfloat16)
+        )
+    found = list(aot.kernels(traced.jaxpr.jaxpr))
+    assert len(found) >= 2 and all(name for name, _ in found)
 
 
 def row(implementation, mode="forward", *, median=1.0, batch=16, day=1, run="a", **more):
