@@ -76,14 +76,17 @@ def _kernels(compiled, inputs: Inputs) -> list[tuple[str, float]]:
     return [(name, round(ms, 5)) for name, ms in kernels]
 
 
-def from_torch(name: str, function: Callable, mode: str, sets: Sequence[Inputs]) -> Candidate:
+def from_torch(name: str, peer: Peer, mode: str, sets: Sequence[Inputs]) -> Candidate:
     """A PyTorch function of args and constants, on the very memory of JAX's arrays."""
     import torch
+
+    function = peer.load()
 
     def call(inputs: Inputs) -> Call:
         args, cotangents, constants = (
             tuple(torch.from_dlpack(x) for x in group) for group in inputs
         )
+        args = peer.give(args) if peer.give else args
         leaves = tuple(x.detach().requires_grad_(mode != "forward") for x in args)
 
         def forward():
@@ -99,6 +102,10 @@ def from_torch(name: str, function: Callable, mode: str, sets: Sequence[Inputs])
 
         kept = function(*leaves, *constants) if mode == "vjp" else None
         return {"forward": forward, "vjp": vjp, "forward_and_vjp": forward_and_vjp}[mode]
+
+    def to_jax(results: tuple) -> Arrays:
+        results = peer.take(mode, results) if peer.take else results
+        return tuple(jnp.from_dlpack(x.detach().contiguous()) for x in results)
 
     start = time.perf_counter()
     calls = [call(inputs) for inputs in sets]
@@ -118,11 +125,12 @@ def from_torch(name: str, function: Callable, mode: str, sets: Sequence[Inputs])
         calls=calls,
         first_call_s=first_call_s,
         memory_bytes=memory_bytes,
-        to_jax=lambda results: tuple(jnp.from_dlpack(x.detach().contiguous()) for x in results),
+        to_jax=to_jax,
     )
 
 
 def from_peer(name: str, peer: Peer, mode: str, sets: Sequence[Inputs]) -> Candidate:
     """A peer whose package is there; else ImportError."""
-    make = {"jax": from_jax, "torch": from_torch}[peer.framework]
-    return make(name, peer.load(), mode, sets)
+    if peer.framework == "torch":
+        return from_torch(name, peer, mode, sets)
+    return from_jax(name, peer.load(), mode, sets)

@@ -132,21 +132,34 @@ def _flashinfer():
     import torch
     from flashinfer.gdn_prefill import chunk_gated_delta_rule
 
-    def run(q, k, v, beta, state):  # packed sequences; its state is [N, H, V, K]
-        batch, length, heads, value_size = v.shape
-        ends = torch.arange(batch + 1, device=q.device, dtype=torch.int64) * length
-        packed = (x.reshape(batch * length, heads, -1) for x in (q, k, v))
-        output, final = chunk_gated_delta_rule(
-            *packed,
-            g=None,
-            beta=beta.reshape(batch * length, heads).float(),
-            initial_state=state.transpose(-1, -2).contiguous(),
+    @functools.cache
+    def ends(batch, length):
+        return torch.arange(batch + 1, device="cuda") * length
+
+    def run(q, k, v, beta, state):
+        if not k.shape[-1] == v.shape[-1] == 128:
+            raise NotImplementedError("flashinfer: K = V = 128 only")
+        return chunk_gated_delta_rule(
+            *(q, k, v, None, beta),
+            initial_state=state,
             output_final_state=True,
-            cu_seqlens=ends,
+            cu_seqlens=ends(state.shape[0], q.shape[0] // state.shape[0]),
         )
-        return output.reshape(batch, length, heads, value_size), final.transpose(-1, -2)
 
     return run
+
+
+def _give_flashinfer(args: tuple) -> tuple:
+    """It takes packed sequences [B T, H, ...], beta in float32 and states [B, H, V, K]."""
+    *tokens, state = args
+    q, k, v, beta = (x.flatten(0, 1) for x in tokens)
+    return q, k, v, beta.float(), state.transpose(-1, -2).contiguous()
+
+
+def _take_flashinfer(mode: str, results: tuple) -> tuple:
+    del mode  # it has the forward only
+    output, state = results
+    return output.unflatten(0, (state.shape[0], -1)), state.transpose(-1, -2)
 
 
 DELTA_RULE = Operation(
@@ -169,7 +182,9 @@ DELTA_RULE = Operation(
     flop=flop,
     peers={
         "fla": Peer(_fla("chunk_delta_rule")),
-        "flashinfer": Peer(_flashinfer, modes=("forward",)),
+        "flashinfer": Peer(
+            _flashinfer, modes=("forward",), give=_give_flashinfer, take=_take_flashinfer
+        ),
     },
 )
 

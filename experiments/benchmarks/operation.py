@@ -56,11 +56,15 @@ class Peer:
             ImportError.
         framework: whose arrays it takes, "torch" (differentiated by autograd) or "jax".
         modes: what it can do.
+        give: turns args into its own layout before it is timed; None where that is ours.
+        take: mode, results -> results in our layout, after it was timed.
     """
 
     load: Callable[[], Callable[..., tuple]]
     framework: str = "torch"
     modes: tuple[str, ...] = MODES
+    give: Callable[[tuple], tuple] | None = None
+    take: Callable[[str, tuple], tuple] | None = None
 
 
 @dataclass(frozen=True)

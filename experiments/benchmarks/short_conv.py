@@ -97,10 +97,17 @@ def flop(shape: Shape, mode: str) -> int:
 def _fla():
     from fla.modules.causal_conv1d import causal_conv1d
 
-    def run(x, weight):  # its weight is [D, W], the oldest token's first
-        return (causal_conv1d(x, weight.flip(0).T.contiguous(), activation="silu")[0],)
+    return lambda x, weight: (causal_conv1d(x, weight, activation="silu")[0],)
 
-    return run
+
+def _give_fla(args: tuple) -> tuple:
+    """Its weight is [D, W], the oldest token's first."""
+    x, weight = args
+    return x, weight.flip(0).T.contiguous()
+
+
+def _take_fla(mode: str, results: tuple) -> tuple:
+    return results if mode == "forward" else (*results[:-1], results[-1].T.flip(0))
 
 
 SHORT_CONV = Operation(
@@ -115,7 +122,7 @@ SHORT_CONV = Operation(
     arguments=("x", "weight"),
     reference=reference,
     flop=flop,
-    peers={"fla": Peer(_fla)},
+    peers={"fla": Peer(_fla, give=_give_fla, take=_take_fla)},
 )
 
 SHORT_CONV_SEGMENTS = dataclasses.replace(
