@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed$(if $(GPU),-gpu)
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint format aot clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -39,5 +39,14 @@ format: $(STAMP) ## rewrite the files as lint wants them
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+aot: .venv-aot/.installed ## compile the Hopper kernels for sm_90a; needs no GPU
+	@.venv-aot/bin/python -m experiments.benchmarks.aot
+
+.venv-aot/.installed: requirements-aot.txt
+	@test -n "$(PYTHON)" || scripts/find_python.sh
+	@test -x .venv-aot/bin/python || "$(PYTHON)" -m venv .venv-aot
+	@.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-aot.txt
+	@touch $@
+
 clean: ## remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-aot .pytest_cache .ruff_cache *.egg-info

@@ -168,6 +168,25 @@ def define_compare_flags() -> None:
     flags.DEFINE_integer("repetitions", 3, "timed calls of each", lower_bound=1)
 
 
+def define_benchmark_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """The flags of experiments.benchmarks.run."""
+    shapes = "like B16T2048H16K128V128; some of the axes choose among the defaults"
+    flags.DEFINE_list("op", ["delta_rule"], "operators to time", values)
+    flags.DEFINE_list("shapes", [], shapes, values)
+    flags.DEFINE_list(
+        "modes", None, "forward, vjp, forward_and_vjp; the operator's by default", values
+    )
+    flags.DEFINE_list("peers", None, "peers beside; all that can be imported by default", values)
+    flags.DEFINE_integer("repetitions", 50, "timed calls of each", 1, flag_values=values)
+    flags.DEFINE_float(
+        "max_seconds", 20.0, "fewer repetitions than take this long", 0.0, flag_values=values
+    )
+    flags.DEFINE_string("record_dir", "", "folder of records; empty records nothing", values)
+    flags.DEFINE_string("commit", "", "recorded commit where there is no git repository", values)
+    flags.DEFINE_bool("kernels", False, "also the time of every GPU kernel of ours", values)
+    flags.DEFINE_bool("reduced", False, "small sizes, to try it out without a GPU", values)
+
+
 def run_config_from_flags(values: dict[str, Any]) -> RunConfig:
     """The run that flag values describe; None is "as in the preset".
 

@@ -71,3 +71,77 @@ def save_speedup_plot(path: Path, rows: list[dict], device: str) -> Path:
     figure.savefig(path)
     plt.close(figure)
     return path
+
+
+def save_times_plot(path: Path, cases: dict[tuple, dict[str, dict]], ours: tuple[str, ...]) -> Path:
+    """Milliseconds against length, a panel a head size: ours, FLA's and the floor.
+
+    `cases`: (sizes [B, T, H, K, V], mode) -> implementation -> row; `ours`: our implementations.
+    """
+    sizes = sorted({shape[-1] for shape, _ in cases})
+    figure, panels = plt.subplots(
+        1, len(sizes), figsize=(1 + 4 * len(sizes), 3.6), dpi=150, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for axes, size in zip(panels[0], sizes, strict=True):
+        for style, mode in (("-", "forward"), ("--", "forward_and_vjp")):
+            curves: dict[str, list[tuple[int, float]]] = {}
+            for (shape, of_mode), found in cases.items():
+                if shape[-1] != size or of_mode != mode:
+                    continue
+                for name, row in found.items():
+                    label = "ours" if name in ours else name
+                    curves.setdefault(label, []).append((shape[1], row["median_ms"]))
+                    if name in ours and "floor" in row:
+                        least = max(row["floor"]["bytes_ms"], row["floor"]["flop_ms"])
+                        curves.setdefault("floor", []).append((shape[1], least))
+            for colour, name in zip(COLOURS, ("ours", "fla", "floor", "flashinfer"), strict=False):
+                if name in curves:
+                    axes.plot(
+                        *zip(*sorted(curves[name]), strict=True),
+                        style,
+                        marker="o",
+                        markersize=3,
+                        color=colour,
+                        label=f"{name}, {mode.replace('_', ' ').replace('vjp', 'backward')}",
+                    )
+        heads = next(shape[2] for shape, _ in cases if shape[-1] == size)
+        axes.set_title(f"{heads} heads of {size}, 32,768 tokens in all", fontsize=9)
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("sequence length")
+        axes.set_ylabel("ms")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    panels[0][0].legend(frameon=False, fontsize=7)
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def save_recurrent_plot(
+    path: Path, measured: dict[int, dict[str, float]], paper: dict[int, float]
+) -> Path:
+    """Speed-up of the chunkwise over recurrent forms by head size, with the paper's beside it."""
+    figure, axes = _figure()
+    bars = {"the paper": paper}
+    for size, found in measured.items():
+        for name, value in found.items():
+            label = {"fla_recurrent": "over FLA's recurrent kernel", "scan": "over lax.scan"}[name]
+            bars.setdefault(label, {})[size] = value
+    sizes = sorted(measured)
+    width = 0.8 / len(bars)
+    for i, (colour, (name, values)) in enumerate(zip(COLOURS, bars.items(), strict=False)):
+        places = [n + (i - (len(bars) - 1) / 2) * width for n, s in enumerate(sizes) if s in values]
+        heights = [values[s] for s in sizes if s in values]
+        drawn = axes.bar(places, heights, width, color=colour, label=name)
+        axes.bar_label(drawn, fmt="%.0f", fontsize=7)
+    axes.set_xticks(range(len(sizes)), [str(s) for s in sizes])
+    axes.set_yscale("log")
+    axes.set_xlabel("head size")
+    axes.set_ylabel("recurrent time / chunkwise time")
+    axes.set_title("Forward and backward, one sequence of 16,384 tokens, width 2048", fontsize=9)
+    axes.legend(frameon=False, fontsize=7)
+    figure.savefig(path)
+    plt.close(figure)
+    return path

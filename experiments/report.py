@@ -3,18 +3,18 @@
 """README's tables and pictures from the records: python -m experiments.report
 
 Every number of a run in README stands between two markers and is written by this file from
-experiments/results; a test regenerates the text and compares.
+experiments/results and experiments/benchmarks/results; a test regenerates the text and compares.
 """
 
 import json
 import re
-import statistics
 import sys
 from pathlib import Path
 
 import matplotlib
 
 from deltanet_jax.train.metrics import read_metrics
+from experiments.benchmarks.tables import kernels_section, save_pictures
 from experiments.compare import table as compare_table
 from experiments.plots import save_loss_plot
 
@@ -91,44 +91,6 @@ def compare_section() -> str:
     return "\n".join([compare_table(record["rows"]), "", _machine(record["machine"]), "", picture])
 
 
-def kernels_section() -> str:
-    """The Hopper kernels beside FLA's: medians, ratios, errors of the calls timed."""
-    path = ROOT / "experiments" / "benchmarks" / "results" / "nvidia-h200" / "delta_rule.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    cases: dict[tuple, dict[tuple[str, str], dict]] = {}
-    for row in rows:
-        shape = tuple(row["shape"][axis] for axis in "BTHKV")
-        cases.setdefault(shape, {})[row["implementation"], row["mode"]] = row
-    lines = [
-        "| B, T | forward, ms: ours / FLA | forward and backward, ms: ours / FLA "
-        "| largest RMS error: ours / FLA |",
-        "|---|---|---|---|",
-    ]
-    for shape, found in sorted(cases.items(), reverse=True):
-        cells = []
-        for mode in ("forward", "forward_and_vjp"):
-            if ("pallas", mode) not in found:
-                cells.append("not measured")
-                continue
-            ours, fla = (statistics.median(found[i, mode]["times_ms"]) for i in ("pallas", "fla"))
-            cells.append(f"{ours:.3f} / {fla:.3f} = 1 / {fla / ours:.1f}")
-        errors = [
-            max(max(r["rms_error"].values()) for (i, _), r in found.items() if i == name)
-            for name in ("pallas", "fla")
-        ]
-        lines.append(
-            f"| {shape[0]}, {shape[1]} | {cells[0]} | {cells[1]} "
-            f"| {errors[0]:.1e} / {errors[1]:.1e} |"
-        )
-    first, commits = rows[0], sorted({r["commit"][:7] for r in rows})
-    lines += [
-        "",
-        f"{first['device']}, driver {first['driver']}, jax {first['jax']}, commits "
-        f"{', '.join(commits)}, {first['utc'][:10]}; {first['dtype']}, H16 K128 V128.",
-    ]
-    return "\n".join(lines)
-
-
 SECTIONS = {
     "kernels": kernels_section,
     "demo": demo_section,
@@ -156,6 +118,7 @@ def main() -> None:
     matplotlib.use("Agg")
     rows = read_metrics(RESULTS / "language_modeling" / "metrics.jsonl")
     save_loss_plot(RESULTS / "language_modeling" / "loss.png", rows)
+    save_pictures()
     readme = ROOT / "README.md"
     readme.write_text(fill_in(readme.read_text()))
 
