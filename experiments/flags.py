@@ -178,6 +178,13 @@ def define_benchmark_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     flags.DEFINE_list("peers", None, "peers beside; all that can be imported by default", values)
     flags.DEFINE_integer("repetitions", 50, "timed calls of each", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "compile_jobs",
+        0,
+        "programs made at a time, before timing; 0: each when it is timed",
+        0,
+        flag_values=values,
+    )
     flags.DEFINE_float(
         "max_seconds", 20.0, "fewer repetitions than take this long", 0.0, flag_values=values
     )

@@ -28,6 +28,7 @@ class Candidate:
         calls: one for each set of inputs.
         first_call_s: seconds from nothing compiled to the first result: for JAX tracing, compiling
             and running; for PyTorch the first call, with Triton's tuning unless that is cached.
+            None if other programs were compiled at the same time.
         memory_bytes: see above.
         to_jax: turns what a call returns into JAX arrays.
         kernels: name and milliseconds of every GPU kernel of a call; None where it is not known.
@@ -36,7 +37,7 @@ class Candidate:
     name: str
     framework: str
     calls: list[Call]
-    first_call_s: float
+    first_call_s: float | None
     memory_bytes: int
     to_jax: Callable[[tuple], Arrays] = tuple
     kernels: Callable[[], list[tuple[str, float]]] | None = None
@@ -58,7 +59,7 @@ def from_jax(name: str, function: Callable, mode: str, sets: Sequence[Inputs]) -
     start = time.perf_counter()
     compiled = jax.jit(timed_call(function, mode)).lower(sets[0]).compile()
     jax.block_until_ready(compiled(sets[0]))
-    first_call_s = time.perf_counter() - start
+    first_call_s = round(time.perf_counter() - start, 3)
     return Candidate(
         name=name,
         framework="jax",
@@ -111,7 +112,7 @@ def from_torch(name: str, peer: Peer, mode: str, sets: Sequence[Inputs]) -> Cand
     calls = [call(inputs) for inputs in sets]
     calls[0]()
     torch.cuda.synchronize()
-    first_call_s = time.perf_counter() - start
+    first_call_s = round(time.perf_counter() - start, 3)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     results = calls[0]()

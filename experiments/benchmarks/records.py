@@ -31,7 +31,6 @@ FIELDS = {
     "median_ms": float,
     "times_ms": list,
     "rms_error": dict,
-    "first_call_s": float,
     "run": str,
     "device": str,
     "commit": str,
@@ -108,10 +107,19 @@ def latest(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
     """(shape's sizes, mode) -> implementation -> row, all of one run.
 
     Of each shape and mode: the latest run with both ours and a peer's row, or the latest with ours.
-    Ratios are thus always of one process on one machine.
+    Ratios are thus always of one process on one machine. Seconds to the first result, which a run
+    that compiles ahead does not have, are the latest of that implementation on that device.
     """
+    rows = sorted(rows, key=lambda r: r["date"])
+    firsts = {}
+    for row in rows:
+        key = (*row["shape"].values(), row["mode"], row["implementation"])
+        if row.get("first_call_s") is not None:
+            firsts[key] = row["first_call_s"]
     runs: dict[tuple, dict[str, dict[str, dict]]] = {}
-    for row in sorted(rows, key=lambda r: r["date"]):
+    for row in rows:
+        first = firsts.get((*row["shape"].values(), row["mode"], row["implementation"]))
+        row = row | {"first_call_s": first}
         key = (tuple(row["shape"].values()), row["mode"])
         runs.setdefault(key, {}).setdefault(row["run"], {})[row["implementation"]] = row
     chosen = {}

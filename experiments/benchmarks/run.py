@@ -11,10 +11,16 @@ reported, not written; the exit code is then 1, as it is if anything else failed
 Floors: the larger of bytes (operation.floor_bytes) over the bandwidth of a large copy and of the
 operator's FLOP over the rate of a large bfloat16 matrix product, both measured at the start.
 
+With --compile_jobs programs and references of all shapes are made beforehand, several at a time;
+nothing is timed until all are there, and rows then have no seconds to the first result.
+
 FLA tunes its kernels for a minute or two at the first call of each head size; it keeps what it
 found in TRITON_CACHE_DIR (~/.triton/cache), the *.autotune.json files are enough.
 """
 
+import concurrent.futures
+import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -87,6 +93,7 @@ class Bench:
         self.values = values
         self.failures: list[str] = []
         self.refusals: set[str] = set()
+        self.ahead: dict[tuple[str, str], tuple[list[Inputs], dict]] = {}
         self.clock = Clock()
         self.machine = records.machine(values.commit)
         self.rates = measure_rates(self.clock, values.reduced)
@@ -111,20 +118,52 @@ class Bench:
             found[name] = peer
         return found
 
+    def inputs(self, operation: Operation, shape: Shape) -> list[Inputs]:
+        """As many sets as are needed to come back to the first one after the L2 has forgotten."""
+        one = operation.make_inputs(jax.random.key(0), shape)
+        count = self.clock.rotation(sum(x.nbytes for x in jax.tree.leaves(one)))
+        return [one] + [operation.make_inputs(jax.random.key(i), shape) for i in range(1, count)]
+
+    def compile_ahead(self, work: list[tuple[Operation, tuple[Shape, ...], dict]]) -> None:
+        """Makes the candidates of ours and the references of all shapes, --compile_jobs at once."""
+        with (
+            concurrent.futures.ThreadPoolExecutor(self.values.compile_jobs) as pool,
+            tqdm(unit="program", desc="compile", file=sys.stderr) as progress,
+        ):
+            for operation, shapes, _ in work:
+                for shape in shapes:
+                    sets = self.inputs(operation, shape)
+                    makers = {"reference": functools.partial(operation.reference, sets[0])}
+                    for mode in modes(operation, self.values):
+                        makers[mode] = functools.partial(self.ours, operation, mode, sets)
+                    key = operation.name, show_shape(shape)
+                    self.ahead[key] = sets, {k: pool.submit(f) for k, f in makers.items()}
+            futures = [future for _, made in self.ahead.values() for future in made.values()]
+            progress.total = len(futures)
+            for _ in concurrent.futures.as_completed(futures):
+                progress.update()
+
     def shape(self, operation: Operation, shape: Shape, peers: dict, progress: tqdm) -> None:
         """All modes and implementations of one shape."""
-        one = operation.make_inputs(jax.random.key(0), shape)
-        size = sum(x.nbytes for x in jax.tree.leaves(one))
-        count = self.clock.rotation(size)
-        sets = [one]
-        sets += [operation.make_inputs(jax.random.key(i), shape) for i in range(1, count)]
-        reference = operation.reference(one)
+        sets, ahead = self.ahead.pop((operation.name, show_shape(shape)), (None, {}))
+        sets = sets or self.inputs(operation, shape)
+        make = ahead["reference"].result if ahead else lambda: operation.reference(sets[0])
+        try:
+            reference = make()
+        except Exception as error:  # the other shapes are still worth having
+            logger.exception("%s", show_shape(shape))
+            self.fail(f"{operation.name} {show_shape(shape)}: no reference, {type(error).__name__}")
+            return
         if not reference.error <= LARGEST_REFERENCE_ERROR:
             self.fail(f"{show_shape(shape)}: the reference's error is {reference.error:.1e}")
             return
         # The longer program first: what it compiles, the shorter one may find compiled.
         for mode in sorted(modes(operation, self.values), key=MODES.index, reverse=True):
-            makers = {"ours": lambda mode=mode: self.ours(operation, mode, sets)}
+            makers = {
+                "ours": functools.partial(self.finished, ahead[mode])
+                if ahead
+                else functools.partial(self.ours, operation, mode, sets)
+            }
             for name, peer in peers.items():
                 if mode in peer.modes:
                     makers[name] = lambda name=name, peer=peer, mode=mode: candidates.from_peer(
@@ -143,6 +182,10 @@ class Bench:
                     logger.exception("%s", where)
                     self.fail(f"{where}: {type(error).__name__}")
                 progress.update()
+
+    def finished(self, future: concurrent.futures.Future) -> Candidate:
+        """One compiled ahead: its first call's time says nothing, others were compiled with it."""
+        return dataclasses.replace(future.result(), first_call_s=None)
 
     def ours(self, operation: Operation, mode: str, sets: list[Inputs]) -> Candidate:
         candidate, refusals = candidates.ours(operation, mode, sets)
@@ -185,8 +228,10 @@ class Bench:
             f"{times.median_ms:.4f} ms ({summary['quartiles_ms'][0]:.4f} to "
             f"{summary['quartiles_ms'][1]:.4f}; in a row {min(times.in_a_row_ms):.4f}), "
             f"{fraction:.0%} of the floor, error {errors[worst]:.1e} ({worst}), "
-            f"{candidate.memory_bytes / 2**20:.0f} MiB, first {candidate.first_call_s:.1f} s"
+            f"{candidate.memory_bytes / 2**20:.0f} MiB"
         )
+        if candidate.first_call_s is not None:
+            line += f", first {candidate.first_call_s:.1f} s"
         tqdm.write(line, file=sys.stdout)
         kernels = None
         if self.values.kernels and candidate.kernels is not None:
@@ -217,7 +262,7 @@ class Bench:
                 "error": reference.error,
             },
             "memory_bytes": candidate.memory_bytes,
-            "first_call_s": round(candidate.first_call_s, 3),
+            "first_call_s": candidate.first_call_s,
             "kernels_ms": kernels,
             "run": self.machine["date"],
         }
@@ -261,6 +306,8 @@ def main(argv: list[str]) -> None:
         for operation, shapes, peers in work
         for mode in modes(operation, values)
     )
+    if values.compile_jobs:
+        bench.compile_ahead(work)
     with tqdm(total=total, unit="row", file=sys.stderr) as progress:
         for operation, shapes, peers in work:
             for shape in shapes:

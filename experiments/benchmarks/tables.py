@@ -69,7 +69,8 @@ def delta_rule_table(cases: dict[tuple, dict[str, dict]], peer: str = "fla") -> 
         sides = (mine, peers) if any(peers) else (mine,)
         cells += [" / ".join(_errors(side) for side in sides)]
         cells += [" / ".join(_memory(side[1]) for side in sides)]
-        cells += [f"{mine[1]['first_call_s']:.1f}" if mine[1] else "–"]
+        first = mine[1]["first_call_s"] if mine[1] else None
+        cells += ["–" if first is None else f"{first:.1f}"]
         batch, length, *sizes = shape
         lines.append(f"| {', '.join(map(str, sizes))} | {batch}, {length} | {' | '.join(cells)} |")
     return "\n".join(lines)
