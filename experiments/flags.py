@@ -185,6 +185,9 @@ def define_benchmark_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         0,
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "start_file", None, "compile at once, but time nothing until this file exists", values
+    )
     flags.DEFINE_float(
         "max_seconds", 20.0, "fewer repetitions than take this long", 0.0, flag_values=values
     )

@@ -12,7 +12,8 @@ Floors: the larger of bytes (operation.floor_bytes) over the bandwidth of a larg
 operator's FLOP over the rate of a large bfloat16 matrix product, both measured at the start.
 
 With --compile_jobs programs and references of all shapes are made beforehand, several at a time;
-nothing is timed until all are there, and rows then have no seconds to the first result.
+nothing is timed until all are there, and rows then have no seconds to the first result. With
+--start_file nothing is timed until that file exists: for a machine that is still at other work.
 
 FLA tunes its kernels for a minute or two at the first call of each head size; it keeps what it
 found in TRITON_CACHE_DIR (~/.triton/cache), the *.autotune.json files are enough.
@@ -24,6 +25,7 @@ import functools
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -96,7 +98,13 @@ class Bench:
         self.ahead: dict[tuple[str, str], tuple[list[Inputs], dict]] = {}
         self.clock = Clock()
         self.machine = records.machine(values.commit)
-        self.rates = measure_rates(self.clock, values.reduced)
+
+    def start(self) -> None:
+        """Waits until the machine is quiet; measures what floors are counted with."""
+        while self.values.start_file and not Path(self.values.start_file).exists():
+            time.sleep(0.2)
+        self.clock = Clock()
+        self.rates = measure_rates(self.clock, self.values.reduced)
         logger.info(
             "%s: copy %.0f GB/s, bfloat16 product %.0f TFLOP/s",
             self.machine["device"],
@@ -133,7 +141,7 @@ class Bench:
             for operation, shapes, _ in work:
                 for shape in shapes:
                     sets = self.inputs(operation, shape)
-                    makers = {"reference": functools.partial(operation.reference, sets[0])}
+                    makers = {"reference": functools.partial(self.reference, operation, sets[0])}
                     for mode in modes(operation, self.values):
                         makers[mode] = functools.partial(self.ours, operation, mode, sets)
                     key = operation.name, show_shape(shape)
@@ -182,6 +190,13 @@ class Bench:
                     logger.exception("%s", where)
                     self.fail(f"{where}: {type(error).__name__}")
                 progress.update()
+
+    def reference(self, operation: Operation, inputs: Inputs) -> Reference:
+        """The reference; what compares with it is compiled, too."""
+        reference = operation.reference(inputs)
+        for x in reference.results:
+            rms_error(x.astype(jnp.bfloat16), x)
+        return reference
 
     def finished(self, future: concurrent.futures.Future) -> Candidate:
         """One compiled ahead: its first call's time says nothing, others were compiled with it."""
@@ -308,6 +323,7 @@ def main(argv: list[str]) -> None:
     )
     if values.compile_jobs:
         bench.compile_ahead(work)
+    bench.start()
     with tqdm(total=total, unit="row", file=sys.stderr) as progress:
         for operation, shapes, peers in work:
             for shape in shapes:
