@@ -102,7 +102,9 @@ def bench(tmp_path_factory):
     """A run at a small size, and the folder that it records to."""
     folder = tmp_path_factory.mktemp("records")
     values = flag_values("--reduced", "--repetitions=3", f"--record_dir={folder}")
-    return run.Bench(values), folder
+    made = run.Bench(values)
+    made.start()
+    return made, folder
 
 
 class Progress:
