@@ -1,0 +1,350 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Mosaic GPU kernel of the whole backward pass for many heads: reverse pass and gradients in one.
+
+Per chunk, with B = diag(beta) and everything over `scale`:
+
+    dU = P^T dO + K dS'     dX = dU - N^T (B dU)     dV = B dX     dbeta = rowsum(dX * D)
+    dS = dS' + Q^T dO - K^T dV
+    dP = tril(dO D^T) B     M = -stril(dV D^T) B
+    dQ = dO S^T + dP K      dK = -dV S^T + B D dS'^T + (M + M^T) K + dP^T Q
+
+A program owns a head and goes through its chunks from the last to the first with four warpgroups,
+a chunk of them in flight at a time:
+
+    0, 1     the serial pass, transposed, 64 value rows each: dS^T in registers. What the others
+             need of it, dV and dS' in 16 bits, they leave in shared memory.
+    QUERIES  dP and dQ, which do not wait for the serial pass; issues all loads.
+    KEYS     M and dK.
+
+Tensor cores only add: dK's terms are summed with the other sign, where each sign falls to an
+operand that passes through registers, and so does `scale`. dP and M take the tiles' places, dQ and
+dK leave from where dO and Q were.
+"""
+
+import jax
+import jax.experimental.pallas as pl
+import jax.experimental.pallas.mosaic_gpu as plgpu
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, add_matmul, matmul, smem
+from pallas_kernels.delta_rule.kernel_tiles import SUMS_ROWS, column_sums, lower
+
+SIZE = 128  # of keys and of values
+BLOCK_V = 64
+SERIAL = 2  # warpgroups of the serial pass
+QUERIES, KEYS = SERIAL, SERIAL + 1
+STAGES = 2
+SQUARE = (CHUNK, CHUNK)
+REGISTERS = (144, 112, 112)  # of the serial warpgroups, of QUERIES, of KEYS; 512 in all
+
+
+def _columns(x, shape):
+    return lax.broadcast_in_dim(x, shape, (1,))
+
+
+def _rows(x, shape):
+    return lax.broadcast_in_dim(x, shape, (0,))
+
+
+def _load(ref, layout=WGMMA):
+    return plgpu.load(ref, layout=layout, optimized=False)
+
+
+class _Barriers:
+    """Some of a group of barriers. Groups are few because each costs a register."""
+
+    def __init__(self, group, first):
+        self.group, self.first, self.at = group, first, self
+
+    def __getitem__(self, index):
+        return self.group.at[self.first + index]
+
+
+def _set_registers(count):
+    """512 threads start with 128 registers each."""
+    plgpu.set_max_registers(count, action="increase" if count > 128 else "decrease")
+
+
+def backward(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T H K"],
+    do: Float[Array, "B T H V"],
+    beta: Float[Array, "B H T2"],
+    d: Float[Array, "B T H V"],
+    states: Float[Array, "B H N V K"],
+    tiles: tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]],
+    dfinal_state: Float[Array, "B H K V"],
+    *,
+    scale: float,
+) -> tuple[
+    Float[Array, "B T H K"],
+    Float[Array, "B T H K"],
+    Float[Array, "B T H V"],
+    Float[Array, "B H T2"],
+    Float[Array, "B H K V"],
+]:
+    """dQ, dK, dV in the inputs' dtype, dbeta in float32, the initial state's cotangent over scale.
+
+    Args:
+        q, k, do: bfloat16 or float16; K = V = 128, T a multiple of 8.
+        beta: float32, padded with zeros to whole chunks.
+        d: prediction errors; states: what enters each chunk, transposed; tiles: (-N)^T and P.
+        dfinal_state: float32, over `scale`.
+    """
+    batch, _, heads, key_size = q.shape
+    chunks = beta.shape[-1] // CHUNK
+    dtype = q.dtype
+    if key_size != SIZE or do.shape[-1] != SIZE:
+        raise ValueError(f"K and V must be {SIZE}, got {key_size} and {do.shape[-1]}")
+
+    def kernel(*refs):
+        q_ref, k_ref, do_ref, beta_ref, d_ref, states_ref, correction_ref, scores_ref = refs[:8]
+        carry_ref, dq_ref, dk_ref, dv_ref, dbeta_ref, carry_out_ref = refs[8:]
+        h, b, wg = (lax.axis_index(name) for name in ("h", "b", "wg"))
+
+        def tokens(i):
+            return pl.ds((chunks - 1 - i) * CHUNK, CHUNK)
+
+        def scoped(streams, singles, rows, loaded, once, twice):
+            q_s, k_s, do_s, correction_s, scores_s = streams
+            loaded_q, dp_full, freed, q_freed = (_Barriers(once, STAGES * j) for j in range(4))
+            loaded_d, loaded_state, d_freed, state_freed, dv_freed, dstate_freed = (
+                once.at[STAGES * 4 + j] for j in range(6)
+            )
+            scores_read, serial_done = (_Barriers(twice, STAGES * j) for j in range(2))
+            dv_full, dstate_full = (twice.at[STAGES * 2 + j] for j in range(2))
+
+            def single(i):
+                """The tiles without stages, at an address that is made anew in every step."""
+                zero = (i.astype(jnp.float32) * 1e-9).astype(jnp.int32)
+                return [tile.at[zero] for tile in singles]
+
+            def slot(i):
+                return lax.rem(i, jnp.int32(STAGES))
+
+            def load_beta(i, axis):
+                return _load(rows.at[slot(i)], WGMMA.reduce(axis))
+
+            def load_stream(i):
+                """All of step i's chunk but q, d, and the state."""
+                n, at = chunks - 1 - i, slot(i)
+                for source, tile in (
+                    (k_ref.at[b, tokens(i), h], k_s),
+                    (do_ref.at[b, tokens(i), h], do_s),
+                    (correction_ref.at[b, h, n], correction_s),
+                    (scores_ref.at[b, h, n], scores_s),
+                    (beta_ref.at[b, h, tokens(i)], rows),
+                ):
+                    plgpu.copy_gmem_to_smem(source, tile.at[at], loaded.at[at])
+
+            def load_q(i):
+                at = slot(i)
+                plgpu.copy_gmem_to_smem(q_ref.at[b, tokens(i), h], q_s.at[at], loaded_q.at[at])
+
+            def load_d(i):
+                plgpu.copy_gmem_to_smem(d_ref.at[b, tokens(i), h], singles[0].at[0], loaded_d)
+
+            def load_state(i):
+                plgpu.copy_gmem_to_smem(
+                    states_ref.at[b, h, chunks - 1 - i], singles[1].at[0], loaded_state
+                )
+
+            @pl.when(wg < SERIAL)
+            def _serial():
+                _set_registers(REGISTERS[0])
+                inside = pl.ds(wg * BLOCK_V, BLOCK_V)
+                shape = (BLOCK_V, CHUNK)
+
+                def share(i, carry):
+                    single(i)[2][inside] = carry.astype(dtype)
+                    plgpu.commit_smem()
+                    plgpu.barrier_arrive(dstate_full)
+
+                def step(i, carry):
+                    at = slot(i)
+                    d_s, _, dstate_s, dv_s = single(i)
+                    do_t = do_s.at[at, :, inside].T
+                    plgpu.barrier_wait(loaded.at[at])
+                    du = matmul(shape, (dstate_s.at[inside], k_s.at[at].T), (do_t, scores_s.at[at]))
+                    plgpu.barrier_arrive(scores_read.at[at])
+                    weighted = (du * _columns(load_beta(i, 0), shape)).astype(dtype)
+                    dx = add_matmul(du, (weighted, correction_s.at[at].T))
+                    dv = dx * _columns(load_beta(i, 0), shape)
+
+                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+                    @pl.when(i > 0)
+                    def _():
+                        plgpu.barrier_wait(dv_freed)
+
+                    dv_s.at[wg].T[...] = (scale * dv).astype(dtype)
+                    plgpu.commit_smem()
+                    plgpu.barrier_arrive(dv_full)
+                    plgpu.copy_smem_to_gmem(dv_s.at[wg], dv_ref.at[b, tokens(i), h, inside])
+                    plgpu.barrier_wait(loaded_q.at[at])
+                    plgpu.barrier_wait(loaded_d)
+                    minus_dv = (-dv).astype(dtype)
+
+                    def advance(acc):
+                        plgpu.wgmma(acc, do_t, q_s.at[at])
+                        plgpu.wgmma(acc, minus_dv, k_s.at[at])
+                        error = _load(d_s.at[:, inside].T).astype(jnp.float32)
+                        sums = rows.at[pl.ds(STAGES + wg * SUMS_ROWS, SUMS_ROWS)]
+                        dbeta_ref[wg, b, h, tokens(i)] = column_sums(scale * dx * error, sums)
+
+                    carry = pl.run_state(advance)(plgpu.ACC.init(carry))
+                    plgpu.barrier_arrive(serial_done.at[at])
+                    plgpu.barrier_wait(dstate_freed)
+
+                    @pl.when(i < chunks - 1)
+                    def _():
+                        share(i, carry)
+
+                    return carry
+
+                carry = _load(carry_ref.at[b, h, inside])
+                share(jnp.int32(0), carry)
+                carry = lax.fori_loop(0, chunks, step, carry)
+                carry_out_ref[b, h, inside] = carry
+                plgpu.wait_smem_to_gmem(0)
+
+            @pl.when(wg == QUERIES)
+            def _queries():
+                _set_registers(REGISTERS[1])
+                for i in range(min(STAGES, chunks)):
+                    load_stream(jnp.int32(i))
+                    load_q(jnp.int32(i))
+                    if i == 0:
+                        load_d(jnp.int32(0))
+                        load_state(jnp.int32(0))
+
+                @pl.loop(0, chunks)
+                def _(i):
+                    at = slot(i)
+                    d_s, state_s, _, _ = single(i)
+                    plgpu.barrier_wait(loaded.at[at])
+                    plgpu.barrier_wait(loaded_d)
+                    dp = matmul(SQUARE, (do_s.at[at], d_s.T))
+                    dp = lower(dp) * _columns(scale * load_beta(i, 0), SQUARE)
+                    plgpu.barrier_wait(scores_read.at[at])
+                    scores_s[at] = (-dp).astype(dtype)
+                    plgpu.commit_smem()
+                    plgpu.barrier_arrive(dp_full.at[at])
+                    dp = dp.astype(dtype)
+
+                    @pl.when((i > 0) & (i < chunks - 1))
+                    def _():
+                        free = slot(i + 1)
+                        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                        plgpu.barrier_wait(freed.at[free])
+                        load_stream(i + 1)
+                        plgpu.barrier_wait(q_freed.at[free])
+                        load_q(i + 1)
+
+                    plgpu.barrier_wait(loaded_state)
+                    dq = scale * matmul((CHUNK, SIZE), (do_s.at[at], state_s))
+                    dq = add_matmul(dq, (dp, k_s.at[at]))
+                    plgpu.barrier_wait(serial_done.at[at])
+
+                    @pl.when(i < chunks - 1)
+                    def _():
+                        plgpu.barrier_wait(d_freed)
+                        load_d(i + 1)
+                        plgpu.barrier_wait(state_freed)
+                        load_state(i + 1)
+
+                    do_s[at] = dq.astype(dtype)
+                    plgpu.commit_smem()
+                    plgpu.copy_smem_to_gmem(do_s.at[at], dq_ref.at[b, tokens(i), h])
+
+                plgpu.wait_smem_to_gmem(0)
+
+            @pl.when(wg == KEYS)
+            def _keys():
+                _set_registers(REGISTERS[2])
+                halves = [(j, pl.ds(j * BLOCK_V, BLOCK_V)) for j in range(SERIAL)]
+
+                @pl.loop(0, chunks)
+                def _(i):
+                    at = slot(i)
+                    m_s = correction_s.at[at]
+                    d_s, state_s, dstate_s, dv_s = single(i)
+                    plgpu.barrier_wait(loaded.at[at])
+                    plgpu.barrier_wait(loaded_d)
+                    plgpu.barrier_wait(dv_full)
+                    m = matmul(SQUARE, *((dv_s.at[j], d_s.at[:, block].T) for j, block in halves))
+                    m = lower(m, strictly=True) * _columns(load_beta(i, 0), SQUARE)
+                    m_s[...] = m.astype(dtype)
+
+                    @pl.when(i > 0)
+                    def _():
+                        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                        plgpu.barrier_arrive(q_freed.at[slot(i + 1)])
+
+                    plgpu.commit_smem()
+                    plgpu.barrier_wait(dstate_full)
+                    plgpu.barrier_wait(loaded_state)
+
+                    def minus_dk(acc):
+                        minus_beta = _rows(-scale * load_beta(i, 1), (CHUNK, BLOCK_V))
+                        for j, block in halves:
+                            plgpu.wgmma(acc, dv_s.at[j], state_s.at[block])
+                            minus_u = minus_beta * _load(d_s.at[:, block]).astype(jnp.float32)
+                            plgpu.wgmma(acc, minus_u.astype(dtype), dstate_s.at[block])
+                            plgpu.wgmma_wait(0)  # one such operand at a time: registers
+                        for barrier in (dstate_freed, d_freed, dv_freed, state_freed):
+                            plgpu.barrier_arrive(barrier)
+                        plgpu.wgmma(acc, m_s, k_s.at[at])
+                        plgpu.wgmma(acc, m_s.T, k_s.at[at])
+                        plgpu.barrier_wait(loaded_q.at[at])
+                        plgpu.barrier_wait(dp_full.at[at])
+                        plgpu.wgmma(acc, scores_s.at[at].T, q_s.at[at])
+                        return acc[...]
+
+                    dk = -pl.run_scoped(minus_dk, plgpu.ACC((CHUNK, SIZE), jnp.float32))
+                    plgpu.barrier_arrive(freed.at[at])
+                    plgpu.barrier_wait(serial_done.at[at])
+                    q_s[at] = dk.astype(dtype)
+                    plgpu.commit_smem()
+                    plgpu.copy_smem_to_gmem(q_s.at[at], dk_ref.at[b, tokens(i), h])
+
+                plgpu.wait_smem_to_gmem(0)
+
+        rows = smem((STAGES, CHUNK, SIZE), dtype)
+        squares = smem((STAGES, *SQUARE), dtype)
+        pl.run_scoped(
+            scoped,
+            [rows] * 3 + [squares] * 2,
+            [
+                smem((1, CHUNK, SIZE), dtype),
+                smem((1, SIZE, SIZE), dtype),
+                smem((1, SIZE, SIZE), dtype),
+                smem((1, SERIAL, CHUNK, BLOCK_V), dtype),
+            ],
+            plgpu.SMEM((STAGES + SERIAL * SUMS_ROWS, CHUNK), jnp.float32),
+            plgpu.Barrier(num_arrivals=5, num_barriers=STAGES),
+            plgpu.Barrier(num_arrivals=1, num_barriers=4 * STAGES + 6),
+            plgpu.Barrier(num_arrivals=SERIAL, num_barriers=2 * STAGES + 2),
+            collective_axes="wg",
+        )
+
+    carry = jnp.swapaxes(dfinal_state, -1, -2)
+    dq, dk, dv, dbeta, carry = plgpu.kernel(
+        kernel,
+        out_type=(
+            jax.ShapeDtypeStruct(q.shape, dtype),
+            jax.ShapeDtypeStruct(k.shape, dtype),
+            jax.ShapeDtypeStruct(do.shape, dtype),
+            jax.ShapeDtypeStruct((SERIAL, *beta.shape), jnp.float32),
+            jax.ShapeDtypeStruct(carry.shape, jnp.float32),
+        ),
+        grid=(heads, batch),
+        grid_names=("h", "b"),
+        num_threads=SERIAL + 2,
+        thread_name="wg",
+        compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=0),
+    )(q, k, do, beta, d, states, *tiles, carry)
+    return dq, dk, dv, dbeta[0] + dbeta[1], jnp.swapaxes(carry, -1, -2)
