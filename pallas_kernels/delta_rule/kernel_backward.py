@@ -30,13 +30,20 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, add_matmul, matmul, smem
-from pallas_kernels.delta_rule.kernel_tiles import SUMS_ROWS, column_sums, lower
+from pallas_kernels.delta_rule.kernel_tiles import (
+    SUMS_ROWS,
+    column_sums,
+    load_transposed,
+    lower,
+    store_transposed,
+)
 
 SIZE = 128  # of keys and of values
 BLOCK_V = 64
 SERIAL = 2  # warpgroups of the serial pass
 QUERIES, KEYS = SERIAL, SERIAL + 1
 STAGES = 2
+PROGRAMS = 132  # multiprocessors of an H100 or H200; any number is right
 SQUARE = (CHUNK, CHUNK)
 REGISTERS = (144, 112, 112)  # of the serial warpgroups, of QUERIES, of KEYS; 512 in all
 
@@ -97,16 +104,23 @@ def backward(
     batch, _, heads, key_size = q.shape
     chunks = beta.shape[-1] // CHUNK
     dtype = q.dtype
+    programs = min(PROGRAMS, batch * heads)
     if key_size != SIZE or do.shape[-1] != SIZE:
         raise ValueError(f"K and V must be {SIZE}, got {key_size} and {do.shape[-1]}")
 
     def kernel(*refs):
         q_ref, k_ref, do_ref, beta_ref, d_ref, states_ref, correction_ref, scores_ref = refs[:8]
         carry_ref, dq_ref, dk_ref, dv_ref, dbeta_ref, carry_out_ref = refs[8:]
-        h, b, wg = (lax.axis_index(name) for name in ("h", "b", "wg"))
+        program, wg = lax.axis_index("program"), lax.axis_index("wg")
+        count = lax.div(batch * heads - program + programs - 1, jnp.int32(programs))
+        steps = count * chunks
 
-        def tokens(i):
-            return pl.ds((chunks - 1 - i) * CHUNK, CHUNK)
+        def place(i):
+            """Batch entry, head, chunk and tokens of this program's step i."""
+            index = program + lax.div(i, jnp.int32(chunks)) * programs
+            n = chunks - 1 - lax.rem(i, jnp.int32(chunks))
+            b, h = lax.div(index, jnp.int32(heads)), lax.rem(index, jnp.int32(heads))
+            return b, h, n, pl.ds(n * CHUNK, CHUNK)
 
         def scoped(streams, singles, rows, loaded, once, twice):
             q_s, k_s, do_s, correction_s, scores_s = streams
@@ -130,27 +144,29 @@ def backward(
 
             def load_stream(i):
                 """All of step i's chunk but q, d, and the state."""
-                n, at = chunks - 1 - i, slot(i)
+                at = slot(i)
+                b, h, n, tokens = place(i)
                 for source, tile in (
-                    (k_ref.at[b, tokens(i), h], k_s),
-                    (do_ref.at[b, tokens(i), h], do_s),
+                    (k_ref.at[b, tokens, h], k_s),
+                    (do_ref.at[b, tokens, h], do_s),
                     (correction_ref.at[b, h, n], correction_s),
                     (scores_ref.at[b, h, n], scores_s),
-                    (beta_ref.at[b, h, tokens(i)], rows),
+                    (beta_ref.at[b, h, tokens], rows),
                 ):
                     plgpu.copy_gmem_to_smem(source, tile.at[at], loaded.at[at])
 
             def load_q(i):
                 at = slot(i)
-                plgpu.copy_gmem_to_smem(q_ref.at[b, tokens(i), h], q_s.at[at], loaded_q.at[at])
+                b, h, _, tokens = place(i)
+                plgpu.copy_gmem_to_smem(q_ref.at[b, tokens, h], q_s.at[at], loaded_q.at[at])
 
             def load_d(i):
-                plgpu.copy_gmem_to_smem(d_ref.at[b, tokens(i), h], singles[0].at[0], loaded_d)
+                b, h, _, tokens = place(i)
+                plgpu.copy_gmem_to_smem(d_ref.at[b, tokens, h], singles[0].at[0], loaded_d)
 
             def load_state(i):
-                plgpu.copy_gmem_to_smem(
-                    states_ref.at[b, h, chunks - 1 - i], singles[1].at[0], loaded_state
-                )
+                b, h, n, _ = place(i)
+                plgpu.copy_gmem_to_smem(states_ref.at[b, h, n], singles[1].at[0], loaded_state)
 
             @pl.when(wg < SERIAL)
             def _serial():
@@ -165,6 +181,7 @@ def backward(
 
                 def step(i, carry):
                     at = slot(i)
+                    b, h, n, tokens = place(i)
                     d_s, _, dstate_s, dv_s = single(i)
                     do_t = do_s.at[at, :, inside].T
                     plgpu.barrier_wait(loaded.at[at])
@@ -183,7 +200,7 @@ def backward(
                     dv_s.at[wg].T[...] = (scale * dv).astype(dtype)
                     plgpu.commit_smem()
                     plgpu.barrier_arrive(dv_full)
-                    plgpu.copy_smem_to_gmem(dv_s.at[wg], dv_ref.at[b, tokens(i), h, inside])
+                    plgpu.copy_smem_to_gmem(dv_s.at[wg], dv_ref.at[b, tokens, h, inside])
                     plgpu.barrier_wait(loaded_q.at[at])
                     plgpu.barrier_wait(loaded_d)
                     minus_dv = (-dv).astype(dtype)
@@ -193,35 +210,42 @@ def backward(
                         plgpu.wgmma(acc, minus_dv, k_s.at[at])
                         error = _load(d_s.at[:, inside].T).astype(jnp.float32)
                         sums = rows.at[pl.ds(STAGES + wg * SUMS_ROWS, SUMS_ROWS)]
-                        dbeta_ref[wg, b, h, tokens(i)] = column_sums(scale * dx * error, sums)
+                        dbeta_ref[wg, b, h, tokens] = column_sums(scale * dx * error, sums)
 
                     carry = pl.run_state(advance)(plgpu.ACC.init(carry))
                     plgpu.barrier_arrive(serial_done.at[at])
                     plgpu.barrier_wait(dstate_freed)
 
-                    @pl.when(i < chunks - 1)
+                    @pl.when(n > 0)
                     def _():
                         share(i, carry)
 
                     return carry
 
-                carry = _load(carry_ref.at[b, h, inside])
-                share(jnp.int32(0), carry)
-                carry = lax.fori_loop(0, chunks, step, carry)
-                carry_out_ref[b, h, inside] = carry
+                @pl.loop(0, count)
+                def _(head):
+                    first = head * chunks
+                    b, h, *_ = place(first)
+                    carry = load_transposed(carry_ref.at[b, h, :, inside])
+                    share(first, carry)
+                    carry = lax.fori_loop(first, first + chunks, step, carry)
+                    store_transposed(carry_out_ref.at[b, h, :, inside], carry)
+
                 plgpu.wait_smem_to_gmem(0)
 
             @pl.when(wg == QUERIES)
             def _queries():
                 _set_registers(REGISTERS[1])
-                for i in range(min(STAGES, chunks)):
-                    load_stream(jnp.int32(i))
-                    load_q(jnp.int32(i))
-                    if i == 0:
-                        load_d(jnp.int32(0))
-                        load_state(jnp.int32(0))
+                first, second = jnp.int32(0), jnp.int32(1)
+                for load in (load_stream, load_q, load_d, load_state):
+                    load(first)
 
-                @pl.loop(0, chunks)
+                @pl.when(steps > 1)
+                def _():
+                    load_stream(second)
+                    load_q(second)
+
+                @pl.loop(0, steps)
                 def _(i):
                     at = slot(i)
                     d_s, state_s, _, _ = single(i)
@@ -235,7 +259,7 @@ def backward(
                     plgpu.barrier_arrive(dp_full.at[at])
                     dp = dp.astype(dtype)
 
-                    @pl.when((i > 0) & (i < chunks - 1))
+                    @pl.when((i > 0) & (i < steps - 1))
                     def _():
                         free = slot(i + 1)
                         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
@@ -249,7 +273,7 @@ def backward(
                     dq = add_matmul(dq, (dp, k_s.at[at]))
                     plgpu.barrier_wait(serial_done.at[at])
 
-                    @pl.when(i < chunks - 1)
+                    @pl.when(i < steps - 1)
                     def _():
                         plgpu.barrier_wait(d_freed)
                         load_d(i + 1)
@@ -258,7 +282,8 @@ def backward(
 
                     do_s[at] = dq.astype(dtype)
                     plgpu.commit_smem()
-                    plgpu.copy_smem_to_gmem(do_s.at[at], dq_ref.at[b, tokens(i), h])
+                    b, h, _, tokens = place(i)
+                    plgpu.copy_smem_to_gmem(do_s.at[at], dq_ref.at[b, tokens, h])
 
                 plgpu.wait_smem_to_gmem(0)
 
@@ -267,7 +292,7 @@ def backward(
                 _set_registers(REGISTERS[2])
                 halves = [(j, pl.ds(j * BLOCK_V, BLOCK_V)) for j in range(SERIAL)]
 
-                @pl.loop(0, chunks)
+                @pl.loop(0, steps)
                 def _(i):
                     at = slot(i)
                     m_s = correction_s.at[at]
@@ -309,7 +334,8 @@ def backward(
                     plgpu.barrier_wait(serial_done.at[at])
                     q_s[at] = dk.astype(dtype)
                     plgpu.commit_smem()
-                    plgpu.copy_smem_to_gmem(q_s.at[at], dk_ref.at[b, tokens(i), h])
+                    b, h, _, tokens = place(i)
+                    plgpu.copy_smem_to_gmem(q_s.at[at], dk_ref.at[b, tokens, h])
 
                 plgpu.wait_smem_to_gmem(0)
 
@@ -331,7 +357,6 @@ def backward(
             collective_axes="wg",
         )
 
-    carry = jnp.swapaxes(dfinal_state, -1, -2)
     dq, dk, dv, dbeta, carry = plgpu.kernel(
         kernel,
         out_type=(
@@ -339,12 +364,12 @@ def backward(
             jax.ShapeDtypeStruct(k.shape, dtype),
             jax.ShapeDtypeStruct(do.shape, dtype),
             jax.ShapeDtypeStruct((SERIAL, *beta.shape), jnp.float32),
-            jax.ShapeDtypeStruct(carry.shape, jnp.float32),
+            jax.ShapeDtypeStruct(dfinal_state.shape, jnp.float32),
         ),
-        grid=(heads, batch),
-        grid_names=("h", "b"),
+        grid=(programs,),
+        grid_names=("program",),
         num_threads=SERIAL + 2,
         thread_name="wg",
         compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=0),
-    )(q, k, do, beta, d, states, *tiles, carry)
-    return dq, dk, dv, dbeta[0] + dbeta[1], jnp.swapaxes(carry, -1, -2)
+    )(q, k, do, beta, d, states, *tiles, dfinal_state)
+    return dq, dk, dv, dbeta[0] + dbeta[1], carry

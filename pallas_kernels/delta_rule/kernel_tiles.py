@@ -8,6 +8,7 @@ moved out of loops, where they hold more registers than the tile.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.experimental.pallas.mosaic_gpu as plgpu
@@ -141,3 +142,61 @@ def _lower(strictly):
 def lower(x: jax.Array, *, strictly: bool = False) -> Float[Array, "64 64"]:
     """x, [64, 64] float32, with zeros above the diagonal; with `strictly`, on it too."""
     return _lower(strictly)(x)
+
+
+def _transposed_entries(ref, tiles):
+    """(tile, half, e) and the address of its entry of ref^T, ref in device memory."""
+    strides, _ = ref.type.get_strides_and_offset()
+    lane, warp = _lane_and_warp()
+    column = arith.shli(arith.andi(lane, _i32(3)), _i32(1))
+    row = arith.addi(arith.shli(warp, _i32(4)), arith.shrui(lane, _i32(2)))
+    index = arith.addi(arith.muli(column, _i32(strides[0])), arith.muli(row, _i32(strides[1])))
+    i64 = ir.IntegerType.get_signless(64)
+    base = llvm.ptrtoint(i64, utils.memref_ptr(ref))
+    base = arith.addi(base, arith.extui(i64, arith.shli(index, _i32(2))))
+    for tile, half, e in itertools.product(range(tiles), range(2), range(2)):
+        yield (tile, half, e), base, 4 * ((8 * tile + e) * strides[0] + 8 * half * strides[1])
+
+
+@functools.cache
+def _load_transposed(width):
+    @plgpu.inline_mgpu(
+        arg_types=(plgpu.RefType(),),
+        return_type=plgpu.ShapeDtypeStruct((SIZE, width), jnp.float32, layout=plgpu.Layout.WGMMA),
+    )
+    def load(ctx, ref):
+        del ctx
+        f32 = ir.F32Type.get()
+        zeros = mgpu.FragmentedArray.splat(
+            arith.constant(f32, ir.FloatAttr.get(f32, 0.0)), (SIZE, width), mgpu.WGMMA_LAYOUT
+        )
+        out = zeros.registers.copy()
+        for (tile, half, e), base, offset in _transposed_entries(ref, width // 8):
+            code = f"ld.global.f32 $0, [$1+{offset}];"
+            value = llvm.inline_asm(f32, [base], code, "=f,l", has_side_effects=True)
+            index = (0, tile, 0, 0, half, *(0,) * (out.ndim - 5))
+            out[index] = vector.insert(value, out[index], dynamic_position=[], static_position=[e])
+        return mgpu.FragmentedArray(_registers=out, _layout=zeros.layout, _is_signed=None)
+
+    return load
+
+
+def load_transposed(ref) -> Float[Array, "64 K"]:
+    """The transpose of ref, [K, 64] float32 in device memory."""
+    return _load_transposed(ref.shape[0])(ref)
+
+
+@plgpu.inline_mgpu(arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA))
+def _store_transposed(ctx, ref, x: mgpu.FragmentedArray):
+    del ctx
+    for (tile, half, e), base, offset in _transposed_entries(ref, x.shape[1] // 8):
+        index = (0, tile, 0, 0, half, *(0,) * (x.registers.ndim - 5))
+        value = _entry(x.registers[index], e)
+        code = f"st.global.f32 [$0+{offset}], $1;"
+        llvm.inline_asm(None, [base, value], code, "l,f", has_side_effects=True)
+    return ()
+
+
+def store_transposed(ref, x: jax.Array):
+    """Stores the transpose of x, [64, K] float32 in wgmma's layout, at ref in device memory."""
+    _store_transposed(ref, x)
