@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.delta_rule import kernel_serial, kernel_vjp
+from pallas_kernels.delta_rule import kernel_passes, kernel_vjp
 from pallas_kernels.delta_rule.api import delta_rule
 
 pytestmark = [
@@ -22,7 +22,7 @@ pytestmark = [
 
 NAMES = ("output", "final_state", "dq", "dk", "dv", "dbeta", "dinitial_state")
 BOUNDS = {"bfloat16": 1e-2, "float16": 1e-3}
-MANY = kernel_serial.FEW_HEADS + 1  # heads times batch where tiles are made on the way
+MANY = kernel_passes.FEW_HEADS + 1  # heads times batch where tiles are made on the way
 
 
 def make_inputs(batch, length, heads, key_size, value_size, dtype, *, beta_to=1.0, norm=1.0):

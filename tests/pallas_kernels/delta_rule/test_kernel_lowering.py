@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from pallas_kernels.delta_rule import kernel_serial, kernel_vjp
+from pallas_kernels.delta_rule import kernel_passes, kernel_vjp
 from pallas_kernels.delta_rule.api import delta_rule
 from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
 
 H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
-MANY = kernel_serial.FEW_HEADS + 1  # heads times batch where tiles are made on the way
+MANY = kernel_passes.FEW_HEADS + 1  # heads times batch where tiles are made on the way
 
 
 def arguments(batch, length, heads, key_size, value_size, dtype):
