@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from pallas_kernels.delta_rule import kernel_prepare
 from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, add_matmul, matmul, smem
 from pallas_kernels.delta_rule.kernel_tiles import (
     SUMS_ROWS,
@@ -43,6 +44,7 @@ BLOCK_V = 64
 SERIAL = 2  # warpgroups of the serial pass
 QUERIES, KEYS = SERIAL, SERIAL + 1
 STAGES = 2
+MANY_HEADS = 64
 PROGRAMS = 132  # multiprocessors of an H100 or H200; any number is right
 SQUARE = (CHUNK, CHUNK)
 REGISTERS = (144, 112, 112)  # of the serial warpgroups, of QUERIES, of KEYS; 512 in all
@@ -58,6 +60,16 @@ def _rows(x, shape):
 
 def _load(ref, layout=WGMMA):
     return plgpu.load(ref, layout=layout, optimized=False)
+
+
+def takes(q, do, marks) -> bool:
+    """Whether the backward pass is this kernel's: a program for every head, and enough of them.
+
+    Its results have the bits of kernel_passes.py's and kernel_gradients.py's.
+    """
+    sizes = q.shape[-1] == do.shape[-1] == SIZE
+    many = q.shape[0] * q.shape[2] >= MANY_HEADS
+    return sizes and many and marks is None and not kernel_prepare.SPLIT_REVERSE
 
 
 class _Barriers:

@@ -324,6 +324,10 @@ def cotangents(
         reverse=True,
     )
     dbeta = stored.get("dbeta")
-    if dbeta is not None:  # always added in this order
-        dbeta = sum(dbeta[:, :, i] for i in range(dbeta.shape[2]))
+    if dbeta is not None:  # always added in this order, that of kernel_backward.py
+        blocks = dbeta.reshape(batch, heads, -1, kernel_serial.SUMS, dbeta.shape[-1])
+        dbeta = sum(
+            sum(blocks[:, :, j, i] for i in range(kernel_serial.SUMS))
+            for j in range(blocks.shape[2])
+        )
     return Cotangents(stored.get("dv"), dbeta, stored.get("dstates"), dinitial_state)

@@ -46,30 +46,43 @@ def shuffle(value, source, kind=nvvm.ShflKind.idx):
     return arith.bitcast(ir.F32Type.get(), word)
 
 
+def lane_and_warp():
+    """A thread's lane in its warp and its warp in its warpgroup."""
+    lane = arith.remui(utils.thread_idx(), i32(32))
+    return lane, arith.remui(utils.warp_idx(sync=True), i32(4))
+
+
+def warp_column_sums(x: mgpu.FragmentedArray, lane):
+    """Sums over the 16 rows that a warp holds of x, [64, 64]: a lane's columns 2 lane, 2 lane + 1.
+
+    x is in wgmma's layout: lane 4 g + t holds columns 8 c + 2 t + e of rows g and g + 8.
+    """
+    sums = [[zero()] * 2 for _ in range(8)]
+    for (_, c, *_), register in np.ndenumerate(x.registers):
+        for e in range(2):
+            sums[c][e] = arith.addf(sums[c][e], element(register, e))
+    # Each step sums over one bit of g and halves the columns a lane holds: c = g in the end.
+    for bit in (16, 8, 4):
+        upper = arith.cmpi(arith.CmpIPredicate.ne, arith.andi(lane, i32(bit)), i32(0))
+        half = len(sums) // 2
+        kept = []
+        for low, high in zip(sums[:half], sums[half:], strict=True):
+            kept.append([])
+            for x0, x1 in zip(low, high, strict=True):
+                other = shuffle(arith.select(upper, x0, x1), i32(bit), nvvm.ShflKind.bfly)
+                kept[-1].append(arith.addf(arith.select(upper, x1, x0), other))
+        sums = kept
+    return sums[0]
+
+
 @functools.cache
 def _column_sums():
     @plgpu.inline_mgpu(arg_types=(plgpu.Layout.WGMMA, plgpu.RefType()))
     def store(ctx, x: mgpu.FragmentedArray, out_ref):
         del ctx
-        lane = arith.remui(utils.thread_idx(), i32(32))
-        warp = arith.remui(utils.warp_idx(sync=True), i32(4))
-        # Lane 4 g + t holds columns 8 c + 2 t + e of rows g and g + 8 of its warp's 16.
-        sums = [[zero()] * 2 for _ in range(8)]
-        for (_, c, *_), register in np.ndenumerate(x.registers):
-            for e in range(2):
-                sums[c][e] = arith.addf(sums[c][e], element(register, e))
-        # Each step sums over one bit of g and halves the columns a lane holds: c = g in the end.
-        for bit in (16, 8, 4):
-            upper = arith.cmpi(arith.CmpIPredicate.ne, arith.andi(lane, i32(bit)), i32(0))
-            half = len(sums) // 2
-            kept = []
-            for low, high in zip(sums[:half], sums[half:], strict=True):
-                kept.append([])
-                for x0, x1 in zip(low, high, strict=True):
-                    other = shuffle(arith.select(upper, x0, x1), i32(bit), nvvm.ShflKind.bfly)
-                    kept[-1].append(arith.addf(arith.select(upper, x1, x0), other))
-            sums = kept
-        words = [arith.bitcast(ir.IntegerType.get_signless(32), y) for y in sums[0]]
+        lane, warp = lane_and_warp()
+        sums = warp_column_sums(x, lane)
+        words = [arith.bitcast(ir.IntegerType.get_signless(32), y) for y in sums]
         offset = arith.addi(arith.shli(warp, i32(8)), arith.shli(lane, i32(3)))
         pointer = arith.addi(address(out_ref), offset)
         ptx(None, "st.shared.v2.b32 [$0], {$1, $2};", "r,r,r", [pointer, *words], True)

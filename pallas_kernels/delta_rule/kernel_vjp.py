@@ -22,7 +22,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import chunking
-from pallas_kernels.delta_rule import kernel_gradients, kernel_passes, kernel_prepare
+from pallas_kernels.delta_rule import (
+    kernel_backward,
+    kernel_gradients,
+    kernel_passes,
+    kernel_prepare,
+)
 from pallas_kernels.delta_rule.kernel_prepare import CHUNK
 from pallas_kernels.delta_rule.kernel_support import KEY_SIZES
 
@@ -147,23 +152,20 @@ def _backward(options, residuals, cotangents):
         nothing = jnp.zeros((q.shape[0], *dfinal_state.shape[1:]), jnp.float32)
         additions = reverse(d=None, dfinal_state=nothing).dinitial_state
         dstates = _through_pieces(transitions, additions, dstates, reverse=True)
-    cotangent = reverse(d=forward.d, dfinal_state=dstates)
-    dq, dk = kernel_gradients.gradients(
-        q,
-        k,
-        beta,
-        do,
-        forward.d,
-        cotangent.dv,
-        marks,
-        forward.states,
-        cotangent.dstates,
-        scale=scale,
-    )
-    dq, dk, dv = (x.reshape(y.shape) for x, y in zip((dq, dk, cotangent.dv), inputs, strict=False))
-    dbeta = jnp.swapaxes(cotangent.dbeta, 1, 2)[:, : q.shape[1]]
+    if kernel_backward.takes(q, do, marks):
+        tiles = forward.tiles.correction, forward.tiles.scores
+        dq, dk, dv, dbeta, dinitial_state = kernel_backward.backward(
+            q, k, do, beta, forward.d, forward.states, tiles, dstates, scale=scale
+        )
+    else:
+        dv, dbeta, dstates, dinitial_state = reverse(d=forward.d, dfinal_state=dstates)
+        dq, dk = kernel_gradients.gradients(
+            q, k, beta, do, forward.d, dv, marks, forward.states, dstates, scale=scale
+        )
+    dq, dk, dv = (x.reshape(y.shape) for x, y in zip((dq, dk, dv), inputs, strict=False))
+    dbeta = jnp.swapaxes(dbeta, 1, 2)[:, : q.shape[1]]
     dbeta = dbeta.reshape(inputs[3].shape).astype(inputs[3].dtype)
-    dinitial_state = cotangent.dinitial_state.reshape(-1, pieces, *dfinal_state.shape[1:])[:, 0]
+    dinitial_state = dinitial_state.reshape(-1, pieces, *dfinal_state.shape[1:])[:, 0]
     return dq, dk, dv, dbeta, scale * dinitial_state, None
 
 
