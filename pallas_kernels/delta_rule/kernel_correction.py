@@ -45,6 +45,8 @@ BLOCK = 16
 WARPS = CHUNK // BLOCK
 # Rows of the shared copy start 4 banks apart: a warp's loads and stores hit all 32.
 STRIDE = CHUNK + 8
+# Roundings and remainders of all block rows but the first, which nothing is multiplied with.
+SCRATCH_SHAPE = (2, CHUNK - BLOCK, STRIDE)
 
 TILE_TRANSFORMS = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
 
@@ -57,7 +59,7 @@ _ENTRIES = list(itertools.product(range(2), repeat=3))
 
 def scratch():
     """Shared memory for `store_correction`."""
-    return plgpu.SMEM((2, CHUNK, STRIDE), jnp.bfloat16)
+    return plgpu.SMEM(SCRATCH_SHAPE, jnp.bfloat16)
 
 
 def _pack(kind, low, high):
@@ -125,14 +127,14 @@ def _mma(sums, a, b):
 
 
 class _Shared:
-    """The shared copy: D on the diagonal, -L B below it, as roundings and remainders."""
+    """The shared copy without its first block row: D on the diagonal, -L B below it."""
 
     def __init__(self, ref):
         self.base = address(ref)
 
     def _address(self, part, row, column):
         index = arith.addi(arith.muli(row, i32(STRIDE)), column)
-        index = arith.addi(index, i32(part * CHUNK * STRIDE))
+        index = arith.addi(index, i32((part * SCRATCH_SHAPE[1] - BLOCK) * STRIDE))
         return arith.addi(self.base, arith.shli(index, i32(1)))
 
     def store(self, part, row, column, word):
@@ -270,7 +272,8 @@ def _store_correction(kind, transforms, parts):
                 share(_words(block), i32(BLOCK * j))
         own_beta = {entry: lane.choose([x[entry] for x in betas]) for entry in betas[0]}
         diagonal = _substitute(_own_block(minus_gram, lane), own_beta, lane)
-        share(_words(_inverse(diagonal, own_beta, lane)), own_row)
+        with utils.when(arith.cmpi(arith.CmpIPredicate.ugt, lane.warp, i32(0))):
+            share(_words(_inverse(diagonal, own_beta, lane)), own_row)
         utils.warpgroup_barrier()
 
         def block_row(distance):

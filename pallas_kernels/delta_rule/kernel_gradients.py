@@ -41,7 +41,7 @@ def _stages(key_size):
     """Stages of keys and of blocks of values: two of each, if shared memory holds them."""
     tile = 2 * CHUNK * 64
     keys, values = 2 * tile * (key_size // 64), tile * (3 + 2 * (key_size // 64))
-    both = 2 * (keys + values) + 2 * tile + 4096
+    both = 2 * (keys + values) + 2 * tile + 4096  # beta, marks
     return 2 if both <= SHARED_BYTES else 1
 
 

@@ -283,7 +283,9 @@ def cotangents(
         do_t = tiles["do"].at[:, inside].T
         do_reads = do_t
         keep = None if d is None else functools.partial(store, "dstates")
-        (du,), dstate = round_and_multiply(carry, dtype, tiles["k"].T, each=keep)
+        (du,), dstate = round_and_multiply(
+            carry, dtype, tiles["k"].T, each=keep, split=kernel_prepare.SPLIT_COTANGENT
+        )
         if marks is not None:
             do_reads = plgpu.load(do_t, layout=WGMMA, optimized=False).astype(jnp.float32)
             do_reads = _only(do_reads, tiles, 0).astype(dtype)

@@ -22,10 +22,12 @@ from pallas_kernels.delta_rule.kernel_correction import CHUNK, store_correction
 WGMMA = plgpu.Layout.WGMMA
 WIDE = 128  # keys wider than this are taken in steps
 
-# Whether the products with N in the forward and in the reverse pass are of two 16-bit floats each:
-# what the roundings of N and of the other operand leave is multiplied too.
-SPLIT_FORWARD = False
-SPLIT_REVERSE = False
+# Operands computed in float32 that are multiplied as sums of two 16-bit floats, a rounding and the
+# rounding of what it leaves, so that tokens whose keys repeat keep their digits (README.md,
+# Numerics). Costs 3 % of forward and backward together.
+SPLIT_FORWARD = True  # N and B E
+SPLIT_REVERSE = True  # N and B dU
+SPLIT_COTANGENT = True  # dS, in K dS
 
 
 class Tiles(NamedTuple):
@@ -99,7 +101,7 @@ def add_matmuls(*sums):
     return pl.run_state(body)([plgpu.ACC.init(x) for x, *_ in sums])
 
 
-def round_and_multiply(x, dtype, *operands, each=None):
+def round_and_multiply(x, dtype, *operands, each=None, split=False):
     """x, rounded to `dtype`, times each of `operands`, [64, n] float32; and the rounded x.
 
     Roundings of a wide x are made 64 columns at a time, so that they take few registers; they are
@@ -111,9 +113,14 @@ def round_and_multiply(x, dtype, *operands, each=None):
     def body(*accs):
         for start in range(0, width, step):
             columns = pl.ds(start, step)
-            rounded = (x if step == width else x[:, start : start + step]).astype(dtype)
-            for acc, operand in zip(accs, operands, strict=True):
-                plgpu.wgmma(acc, rounded, operand.at[columns])
+            part = x if step == width else x[:, start : start + step]
+            rounded = part.astype(dtype)
+            factors = [rounded]
+            if split:
+                factors.append((part - rounded.astype(jnp.float32)).astype(dtype))
+            for factor in factors:
+                for acc, operand in zip(accs, operands, strict=True):
+                    plgpu.wgmma(acc, factor, operand.at[columns])
             if step < width:
                 if each is not None:
                     each(rounded, columns)
@@ -156,12 +163,12 @@ def _same_segment(marks_ref):
     return lower_mask(marks_ref, strict=False) | ((row < column) & _after_start(marks_ref, 1))
 
 
-def make_tiles(q_s, k_s, beta_ref, marks_ref, split_s, tiles):
+def make_tiles(q_s, k_s, beta_C, marks_ref, split_s, tiles):
     """Makes a chunk's tiles from shared memory; commit it before anything else reads them.
 
     Args:
         q_s, k_s: the chunk's queries and keys.
-        beta_ref: its betas.
+        beta_C: its betas, a column's, `load_row(..., 1)`.
         marks_ref: its `segment_marks`, or None.
         split_s: `kernel_correction.scratch`.
         tiles: name -> [64, 64] tile in shared memory.
@@ -174,7 +181,7 @@ def make_tiles(q_s, k_s, beta_ref, marks_ref, split_s, tiles):
     if marks_ref is not None:
         gram = jnp.where(_same_segment(marks_ref), gram, 0.0)
     corrections = [tiles[name] for name in ("correction", "remainder") if name in tiles]
-    store_correction(gram, load_row(beta_ref, 1), split_s, *corrections)
+    store_correction(gram, beta_C, split_s, *corrections)
 
 
 def prepare(
@@ -182,8 +189,6 @@ def prepare(
     k: Float[Array, "B T H K"],
     beta: Float[Array, "B H T2"],
     marks: Float[Array, "B N 4 C"] | None = None,
-    *,
-    split: bool = SPLIT_FORWARD or SPLIT_REVERSE,
 ) -> Tiles:
     """The tiles of all chunks.
 
@@ -194,14 +199,13 @@ def prepare(
         q, k: bfloat16 or float16; K a multiple of 64.
         beta: padded with zeros to whole chunks.
         marks: `segment_marks`, if rows have segments.
-        split: make Tiles.remainder.
     Returns:
         in q's dtype.
     """
     batch, length, heads, key_size = q.shape
     chunks = beta.shape[-1] // CHUNK
     dtype = q.dtype
-    names = tile_names(split)
+    names = tile_names(SPLIT_FORWARD or SPLIT_REVERSE)
 
     def kernel(*refs):
         q_ref, k_ref, beta_ref = refs[:3]
@@ -213,10 +217,11 @@ def prepare(
         def scoped(q_s, k_s, out_s, split_s, loaded):
             plgpu.copy_gmem_to_smem(k_ref.at[b, tokens, h], k_s, loaded)
             plgpu.copy_gmem_to_smem(q_ref.at[b, tokens, h], q_s, loaded)
+            beta_C = load_row(beta_ref.at[b, h, tokens], 1)
             plgpu.barrier_wait(loaded)
             tiles = {name: out_s.at[i] for i, name in enumerate(names)}
             here = None if marks is None else marks_ref.at[b, n]
-            make_tiles(q_s, k_s, beta_ref.at[b, h, tokens], here, split_s, tiles)
+            make_tiles(q_s, k_s, beta_C, here, split_s, tiles)
             plgpu.commit_smem()
             for name, ref in zip(names, out_refs, strict=True):
                 plgpu.copy_smem_to_gmem(tiles[name], ref.at[b, h, n])

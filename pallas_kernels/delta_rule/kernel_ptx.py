@@ -82,20 +82,22 @@ def _column_sums():
         del ctx
         lane, warp = lane_and_warp()
         sums = warp_column_sums(x, lane)
-        words = [arith.bitcast(ir.IntegerType.get_signless(32), y) for y in sums]
-        offset = arith.addi(arith.shli(warp, i32(8)), arith.shli(lane, i32(3)))
-        pointer = arith.addi(address(out_ref), offset)
-        ptx(None, "st.shared.v2.b32 [$0], {$1, $2};", "r,r,r", [pointer, *words], True)
+        (row_stride, _), _ = ir.MemRefType(out_ref.type).get_strides_and_offset()
+        offset = arith.addi(arith.muli(warp, i32(4 * row_stride)), arith.shli(lane, i32(3)))
+        long = ir.IntegerType.get_signless(64)
+        pointer = llvm.ptrtoint(long, utils.memref_ptr(out_ref))
+        pointer = arith.addi(pointer, arith.extui(long, offset))
+        ptx(None, "st.global.v2.f32 [$0], {$1, $2};", "l,f,f", [pointer, *sums], True)
         return ()
 
     return store
 
 
 def column_sums(x: jax.Array, out_ref):
-    """Stores sums over rows; commit shared memory before anything else reads them.
+    """Stores sums over rows.
 
     Args:
         x: [64, 64] float32 in wgmma's layout.
-        out_ref: [4, 64] float32 in shared memory; row i gets the sums of rows 16 i, ..., 16 i + 15.
+        out_ref: [4, 64] float32 in global memory; row i gets the sums of rows 16 i to 16 i + 15.
     """
     _column_sums()(x, out_ref)

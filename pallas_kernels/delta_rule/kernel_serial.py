@@ -8,6 +8,8 @@ on the way. Loop-carried: S^T or dS^T, [64, K] float32 a warpgroup. What a pass 
 kernel_passes.py's business.
 """
 
+import math
+
 import jax
 import jax.experimental.pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
@@ -15,13 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from pallas_kernels.delta_rule import kernel_correction
-from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, make_tiles, smem
+from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, load_row, make_tiles, smem
 from pallas_kernels.delta_rule.kernel_ptx import column_sums
 
 BLOCK_V = 64
 MADE_STAGES = 2
-# Shared memory of a program: the card's, less what barriers and reductions take.
-SHARED_BYTES = 232448 - 4096
+# Shared memory of a program: the card's, less what barriers take. Arrays take whole KiB.
+SHARED_BYTES = 232448 - 128
 SUMS = 4  # rows of `column_sums`, one a warp
 
 
@@ -29,22 +31,21 @@ def shared_bytes(operands, out_types, warpgroups, stages, made) -> int:
     """Shared memory of `serial_kernel` with these arguments; `made`: names of tiles it makes."""
     block = warpgroups * BLOCK_V
 
-    def tile(x, kind):
+    def loaded(x, kind):
         rows = {"row": 1, "marks": 4}.get(kind)
         if rows:
             return rows * CHUNK * x.dtype.itemsize
         return CHUNK * (block if kind == "values" else x.shape[-1]) * x.dtype.itemsize
 
     def staged(x, kind):
-        size = {"states": x.shape[-1], "values": CHUNK, "sums": SUMS, "tiles": 0}[kind]
-        return size * (CHUNK if kind == "sums" else BLOCK_V) * x.dtype.itemsize
+        size = {"states": x.shape[-1], "values": CHUNK}.get(kind, 0)
+        return size * BLOCK_V * x.dtype.itemsize
 
-    total = stages * sum(tile(*x) for x in operands.values())
-    total += warpgroups * sum(staged(*x) for x in out_types.values())
-    if made:
-        total += MADE_STAGES * len(made) * 2 * CHUNK**2
-        total += 2 * 2 * CHUNK * kernel_correction.STRIDE
-    return total
+    arrays = [stages * loaded(*x) for x in operands.values()]
+    arrays += [warpgroups * staged(*x) for x in out_types.values()]
+    arrays += [MADE_STAGES * 2 * CHUNK**2] * len(made)
+    arrays += [2 * math.prod(kernel_correction.SCRATCH_SHAPE)] if made else []
+    return sum(-(-size // 1024) * 1024 for size in arrays)
 
 
 def plan(operands, out_types, warpgroups, made=()) -> tuple[int, int] | None:
@@ -52,14 +53,15 @@ def plan(operands, out_types, warpgroups, made=()) -> tuple[int, int] | None:
 
     Args:
         warpgroups: at most.
-        made: names of tiles that are made on the way; that needs two stages.
+        made: names of tiles that are made on the way: by one maker, a stage ahead.
     """
     chunks = operands["beta"][0].shape[-1] // CHUNK
     stores_states = any(kind == "states" for _, kind in out_types.values())
     # A third stage hides the maker's latency; elsewhere it was measured to cost.
-    choices = [(3, warpgroups)] if made and not stores_states else []
-    choices += [(2, w) for w in range(warpgroups, 0, -1)]
-    choices += [] if made else [(1, w) for w in range(warpgroups, 0, -1)]
+    if made:
+        choices = [(stages, warpgroups) for stages in ((2,) if stores_states else (3, 2))]
+    else:
+        choices = [(stages, w) for stages in (2, 1) for w in range(warpgroups, 0, -1)]
     for stages, count in choices:
         if shared_bytes(operands, out_types, count, stages, made) <= SHARED_BYTES:
             return count, min(stages, chunks)
@@ -94,7 +96,8 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
     chunks = operands["beta"][0].shape[-1] // CHUNK
     dtype = operands["k"][0].dtype
     block = warpgroups * BLOCK_V
-    stored = {name: kind for name, (_, kind) in out_types.items() if kind != "tiles"}
+    kinds = {name: kind for name, (_, kind) in out_types.items()}
+    staged = [name for name, kind in kinds.items() if kind in ("values", "states")]
 
     def kernel(*refs):
         in_refs = dict(zip(names, refs, strict=False))
@@ -125,7 +128,10 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
                 return ref.at[b, h, n, values]
             return ref.at[b, tokens, h] if kind == "keys" else ref.at[b, tokens, h, values]
 
-        def scoped(tiles, made_tiles, split_s, staging, full, empty, made_full, made_empty):
+        def scoped(tiles, made_tiles, split_s, staging, *barriers):
+            full, empty, *rest = barriers
+            made_full, made_empty = rest or (None, None)
+
             @pl.when(wg < warpgroups)
             def _consume():
                 plgpu.set_max_registers(192 if make else 240, action="increase")
@@ -143,25 +149,27 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
                     waited = []
 
                     def store(name, x, columns=None):
+                        kind = kinds[name]
+                        if kind == "sums":
+                            column_sums(x, place(name, kind, i, values))
+                            return
                         if not waited:  # what the last step stored has left
                             waited.append(plgpu.wait_smem_to_gmem(0, wait_read_only=True))
                         ref = staging[name].at[wg]
-                        if stored[name] == "sums":
-                            column_sums(x, ref)
-                        else:
-                            ref = ref.T if stored[name] == "values" else ref
-                            ref = ref if columns is None else ref.at[:, columns]
-                            ref[...] = x
+                        ref = ref.T if kind == "values" else ref
+                        ref = ref if columns is None else ref.at[:, columns]
+                        ref[...] = x
 
                     carry = body(here, carry, inside, store)
                     plgpu.barrier_arrive(empty.at[slot])
                     if make:
                         plgpu.barrier_arrive(made_empty.at[made_slot])
-                    if not stored:
+                    if not staged:
                         return carry
                     plgpu.commit_smem()
-                    for name, kind in stored.items():
-                        plgpu.copy_smem_to_gmem(staging[name].at[wg], place(name, kind, i, values))
+                    for name in staged:
+                        target = place(name, kinds[name], i, values)
+                        plgpu.copy_smem_to_gmem(staging[name].at[wg], target)
                     return carry
 
                 carry = lax.fori_loop(0, chunks, step, carry)
@@ -204,18 +212,18 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
 
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                     here = {name: ref.at[slot] for name, ref in tiles.items()}
+                    beta_C = load_row(here["beta"], 1)
                     out = {name: ref.at[made_slot] for name, ref in made_tiles.items()}
-                    make_tiles(here["q"], here["k"], here["beta"], here.get("marks"), split_s, out)
+                    make_tiles(here["q"], here["k"], beta_C, here.get("marks"), split_s, out)
                     plgpu.commit_smem()
                     plgpu.barrier_arrive(made_full.at[made_slot])
 
                     @pl.when(g == 0)
                     def _():
-                        for name, (_, kind) in out_types.items():
-                            if kind == "tiles":
-                                plgpu.copy_smem_to_gmem(
-                                    made_tiles[name].at[made_slot], place(name, kind, i, None)
-                                )
+                        for name in made:
+                            if name in kinds:
+                                target = place(name, "tiles", i, None)
+                                plgpu.copy_smem_to_gmem(made_tiles[name].at[made_slot], target)
 
                 plgpu.wait_smem_to_gmem(0)
 
@@ -226,21 +234,25 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
             return smem((stages, CHUNK, block if kind == "values" else x.shape[-1]), x.dtype)
 
         def stage(x, kind):
-            if kind == "sums":
-                return plgpu.SMEM((warpgroups, SUMS, CHUNK), x.dtype)
             shape = (CHUNK, BLOCK_V) if kind == "values" else (BLOCK_V, key_size)
             return smem((warpgroups, *shape), x.dtype)
 
+        barriers = [
+            plgpu.Barrier(num_arrivals=len(operands), num_barriers=stages),
+            plgpu.Barrier(num_arrivals=warpgroups, num_barriers=stages),
+        ]
+        if make:
+            barriers += [
+                plgpu.Barrier(num_arrivals=1, num_barriers=MADE_STAGES),
+                plgpu.Barrier(num_arrivals=warpgroups, num_barriers=MADE_STAGES),
+            ]
         pl.run_scoped(
             scoped,
             {name: tile(x, kind) for name, (x, kind) in operands.items()},
             {name: smem((MADE_STAGES, CHUNK, CHUNK), dtype) for name in made},
             kernel_correction.scratch() if make else None,
-            {name: stage(x, kind) for name, (x, kind) in out_types.items() if name in stored},
-            plgpu.Barrier(num_arrivals=len(operands), num_barriers=stages),
-            plgpu.Barrier(num_arrivals=warpgroups, num_barriers=stages),
-            plgpu.Barrier(num_arrivals=1, num_barriers=MADE_STAGES),
-            plgpu.Barrier(num_arrivals=warpgroups, num_barriers=MADE_STAGES),
+            {name: stage(*out_types[name]) for name in staged},
+            *barriers,
             collective_axes="wg",
         )
 
@@ -251,5 +263,6 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
         grid_names=("g", "h", "b"),
         num_threads=warpgroups + 1 + make,
         thread_name="wg",
+        compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=0),
     )(*(x for x, _ in operands.values()), carry_in)
     return dict(zip(out_types, outputs, strict=False)), jnp.swapaxes(outputs[-1], -1, -2)
