@@ -30,12 +30,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.delta_rule import kernel_prepare
-from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, add_matmul, matmul, smem
+from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, Tiles, add_matmul, matmul, smem
 from pallas_kernels.delta_rule.kernel_tiles import (
     SUMS_ROWS,
     column_sums,
     load_transposed,
     lower,
+    split,
     store_transposed,
 )
 
@@ -47,7 +48,7 @@ STAGES = 2
 MANY_HEADS = 64
 PROGRAMS = 132  # multiprocessors of an H100 or H200; any number is right
 SQUARE = (CHUNK, CHUNK)
-REGISTERS = (144, 112, 112)  # of the serial warpgroups, of QUERIES, of KEYS; 512 in all
+REGISTERS = (152, 96, 112)  # of the serial warpgroups, of QUERIES, of KEYS; 512 in all
 
 
 def _columns(x, shape):
@@ -69,7 +70,7 @@ def takes(q, do, marks) -> bool:
     """
     sizes = q.shape[-1] == do.shape[-1] == SIZE
     many = q.shape[0] * q.shape[2] >= MANY_HEADS
-    return sizes and many and marks is None and not kernel_prepare.SPLIT_REVERSE
+    return sizes and many and marks is None
 
 
 class _Barriers:
@@ -94,7 +95,7 @@ def backward(
     beta: Float[Array, "B H T2"],
     d: Float[Array, "B T H V"],
     states: Float[Array, "B H N V K"],
-    tiles: tuple[Float[Array, "B H N C C"], Float[Array, "B H N C C"]],
+    tiles: Tiles,
     dfinal_state: Float[Array, "B H K V"],
     *,
     scale: float,
@@ -117,12 +118,14 @@ def backward(
     chunks = beta.shape[-1] // CHUNK
     dtype = q.dtype
     programs = min(PROGRAMS, batch * heads)
+    in_parts = kernel_prepare.SPLIT_REVERSE
+    corrections = [tiles.correction, tiles.remainder] if in_parts else [tiles.correction]
     if key_size != SIZE or do.shape[-1] != SIZE:
         raise ValueError(f"K and V must be {SIZE}, got {key_size} and {do.shape[-1]}")
 
     def kernel(*refs):
-        q_ref, k_ref, do_ref, beta_ref, d_ref, states_ref, correction_ref, scores_ref = refs[:8]
-        carry_ref, dq_ref, dk_ref, dv_ref, dbeta_ref, carry_out_ref = refs[8:]
+        q_ref, k_ref, do_ref, beta_ref, d_ref, states_ref, carry_ref, scores_ref = refs[:8]
+        *correction_refs, dq_ref, dk_ref, dv_ref, dbeta_ref, carry_out_ref = refs[8:]
         program, wg = lax.axis_index("program"), lax.axis_index("wg")
         count = lax.div(batch * heads - program + programs - 1, jnp.int32(programs))
         steps = count * chunks
@@ -135,13 +138,18 @@ def backward(
             return b, h, n, pl.ds(n * CHUNK, CHUNK)
 
         def scoped(streams, singles, rows, loaded, once, twice):
-            q_s, k_s, do_s, correction_s, scores_s = streams
-            loaded_q, dp_full, freed, q_freed = (_Barriers(once, STAGES * j) for j in range(4))
-            loaded_d, loaded_state, d_freed, state_freed, dv_freed, dstate_freed = (
-                once.at[STAGES * 4 + j] for j in range(6)
+            k_s, do_s, scores_s, correction_s, remainder_s = streams
+            dp_full, freed, correction_freed = (_Barriers(once, STAGES * j) for j in range(3))
+            loaded_q, loaded_d, loaded_state, d_freed, state_freed, dv_freed, dstate_freed = (
+                once.at[STAGES * 3 + j] for j in range(7)
             )
             scores_read, serial_done = (_Barriers(twice, STAGES * j) for j in range(2))
-            dv_full, dstate_full = (twice.at[STAGES * 2 + j] for j in range(2))
+            loaded_correction = _Barriers(
+                *((twice, 2 * STAGES) if in_parts else (once, 3 * STAGES + 7))
+            )
+            dv_full, dstate_full = (twice.at[STAGES * 3 + j] for j in range(2))
+
+            halves = [(j, pl.ds(j * BLOCK_V, BLOCK_V)) for j in range(SERIAL)]
 
             def single(i):
                 """The tiles without stages, at an address that is made anew in every step."""
@@ -155,22 +163,26 @@ def backward(
                 return _load(rows.at[slot(i)], WGMMA.reduce(axis))
 
             def load_stream(i):
-                """All of step i's chunk but q, d, and the state."""
+                """What step i needs first."""
                 at = slot(i)
                 b, h, n, tokens = place(i)
                 for source, tile in (
                     (k_ref.at[b, tokens, h], k_s),
                     (do_ref.at[b, tokens, h], do_s),
-                    (correction_ref.at[b, h, n], correction_s),
                     (scores_ref.at[b, h, n], scores_s),
                     (beta_ref.at[b, h, tokens], rows),
                 ):
                     plgpu.copy_gmem_to_smem(source, tile.at[at], loaded.at[at])
 
-            def load_q(i):
+            def load_correction(i):
                 at = slot(i)
+                b, h, n, _ = place(i)
+                for ref, tile in zip(correction_refs, (correction_s, remainder_s), strict=False):
+                    plgpu.copy_gmem_to_smem(ref.at[b, h, n], tile.at[at], loaded_correction.at[at])
+
+            def load_q(i):
                 b, h, _, tokens = place(i)
-                plgpu.copy_gmem_to_smem(q_ref.at[b, tokens, h], q_s.at[at], loaded_q.at[at])
+                plgpu.copy_gmem_to_smem(q_ref.at[b, tokens, h], singles[4].at[0], loaded_q)
 
             def load_d(i):
                 b, h, _, tokens = place(i)
@@ -194,31 +206,51 @@ def backward(
                 def step(i, carry):
                     at = slot(i)
                     b, h, n, tokens = place(i)
-                    d_s, _, dstate_s, dv_s = single(i)
+                    d_s, _, dstate_s, dv_s, q_s = single(i)
                     do_t = do_s.at[at, :, inside].T
                     plgpu.barrier_wait(loaded.at[at])
-                    du = matmul(shape, (dstate_s.at[inside], k_s.at[at].T), (do_t, scores_s.at[at]))
-                    plgpu.barrier_arrive(scores_read.at[at])
-                    weighted = (du * _columns(load_beta(i, 0), shape)).astype(dtype)
-                    dx = add_matmul(du, (weighted, correction_s.at[at].T))
-                    dv = dx * _columns(load_beta(i, 0), shape)
 
+                    def cotangent(acc):
+                        plgpu.wgmma(acc, dstate_s.at[inside], k_s.at[at].T)
+                        for j, keys in halves if kernel_prepare.SPLIT_COTANGENT else ():
+                            _, rest = split(carry[:, j * BLOCK_V : (j + 1) * BLOCK_V], dtype)
+                            plgpu.wgmma(acc, rest, k_s.at[at, :, keys].T)
+                            plgpu.wgmma_wait(0)  # one such operand at a time: registers
+                        plgpu.wgmma(acc, do_t, scores_s.at[at])
+                        return acc[...]
+
+                    du = pl.run_scoped(cotangent, plgpu.ACC(shape, jnp.float32))
+                    plgpu.barrier_arrive(scores_read.at[at])
+                    weighted = du * _columns(load_beta(i, 0), shape)
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
                     @pl.when(i > 0)
                     def _():
                         plgpu.barrier_wait(dv_freed)
 
+                    correction = correction_s.at[at].T
+                    if in_parts:
+                        # The rest goes through where dV will be: registers.
+                        rounded, rest = split(weighted, dtype)
+                        dv_s.at[wg].T[...] = rest
+                        plgpu.commit_smem()
+                        pairs = (rounded, correction), (rounded, remainder_s.at[at].T)
+                        pairs += ((dv_s.at[wg].T, correction),)
+                    else:
+                        pairs = ((weighted.astype(dtype), correction),)
+                    plgpu.barrier_wait(loaded_correction.at[at])
+                    dx = add_matmul(du, *pairs)
+                    dv = dx * _columns(load_beta(i, 0), shape)
                     dv_s.at[wg].T[...] = (scale * dv).astype(dtype)
                     plgpu.commit_smem()
                     plgpu.barrier_arrive(dv_full)
                     plgpu.copy_smem_to_gmem(dv_s.at[wg], dv_ref.at[b, tokens, h, inside])
-                    plgpu.barrier_wait(loaded_q.at[at])
+                    plgpu.barrier_wait(loaded_q)
                     plgpu.barrier_wait(loaded_d)
                     minus_dv = (-dv).astype(dtype)
 
                     def advance(acc):
-                        plgpu.wgmma(acc, do_t, q_s.at[at])
+                        plgpu.wgmma(acc, do_t, q_s)
                         plgpu.wgmma(acc, minus_dv, k_s.at[at])
                         error = _load(d_s.at[:, inside].T).astype(jnp.float32)
                         sums = rows.at[pl.ds(STAGES + wg * SUMS_ROWS, SUMS_ROWS)]
@@ -249,40 +281,46 @@ def backward(
             def _queries():
                 _set_registers(REGISTERS[1])
                 first, second = jnp.int32(0), jnp.int32(1)
-                for load in (load_stream, load_q, load_d, load_state):
+                for load in (load_stream, load_correction, load_d, load_state, load_q):
                     load(first)
 
                 @pl.when(steps > 1)
                 def _():
                     load_stream(second)
-                    load_q(second)
+                    load_correction(second)
 
                 @pl.loop(0, steps)
                 def _(i):
                     at = slot(i)
-                    d_s, state_s, _, _ = single(i)
+                    d_s, state_s, *_ = single(i)
                     plgpu.barrier_wait(loaded.at[at])
                     plgpu.barrier_wait(loaded_d)
                     dp = matmul(SQUARE, (do_s.at[at], d_s.T))
-                    dp = lower(dp) * _columns(scale * load_beta(i, 0), SQUARE)
+                    dp = lower(dp) * _columns(-scale * load_beta(i, 0), SQUARE)
                     plgpu.barrier_wait(scores_read.at[at])
-                    scores_s[at] = (-dp).astype(dtype)
+                    scores_s[at] = dp.astype(dtype)
                     plgpu.commit_smem()
                     plgpu.barrier_arrive(dp_full.at[at])
-                    dp = dp.astype(dtype)
+
+                    @pl.when(i > 0)
+                    def _():
+                        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                        plgpu.barrier_wait(freed.at[slot(i + 1)])
+                        load_q(i)
+
+                        @pl.when(i < steps - 1)
+                        def _():
+                            load_stream(i + 1)
+
+                    plgpu.barrier_wait(loaded_state)
+                    minus_dq = -scale * matmul((CHUNK, SIZE), (do_s.at[at], state_s))
+                    minus_dq = add_matmul(minus_dq, (scores_s.at[at], k_s.at[at]))
 
                     @pl.when((i > 0) & (i < steps - 1))
                     def _():
-                        free = slot(i + 1)
-                        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                        plgpu.barrier_wait(freed.at[free])
-                        load_stream(i + 1)
-                        plgpu.barrier_wait(q_freed.at[free])
-                        load_q(i + 1)
+                        plgpu.barrier_wait(correction_freed.at[slot(i + 1)])
+                        load_correction(i + 1)
 
-                    plgpu.barrier_wait(loaded_state)
-                    dq = scale * matmul((CHUNK, SIZE), (do_s.at[at], state_s))
-                    dq = add_matmul(dq, (dp, k_s.at[at]))
                     plgpu.barrier_wait(serial_done.at[at])
 
                     @pl.when(i < steps - 1)
@@ -292,7 +330,7 @@ def backward(
                         plgpu.barrier_wait(state_freed)
                         load_state(i + 1)
 
-                    do_s[at] = dq.astype(dtype)
+                    do_s[at] = (-minus_dq).astype(dtype)
                     plgpu.commit_smem()
                     b, h, _, tokens = place(i)
                     plgpu.copy_smem_to_gmem(do_s.at[at], dq_ref.at[b, tokens, h])
@@ -302,13 +340,12 @@ def backward(
             @pl.when(wg == KEYS)
             def _keys():
                 _set_registers(REGISTERS[2])
-                halves = [(j, pl.ds(j * BLOCK_V, BLOCK_V)) for j in range(SERIAL)]
 
                 @pl.loop(0, steps)
                 def _(i):
                     at = slot(i)
                     m_s = correction_s.at[at]
-                    d_s, state_s, dstate_s, dv_s = single(i)
+                    d_s, state_s, dstate_s, dv_s, q_s = single(i)
                     plgpu.barrier_wait(loaded.at[at])
                     plgpu.barrier_wait(loaded_d)
                     plgpu.barrier_wait(dv_full)
@@ -319,7 +356,7 @@ def backward(
                     @pl.when(i > 0)
                     def _():
                         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                        plgpu.barrier_arrive(q_freed.at[slot(i + 1)])
+                        plgpu.barrier_arrive(correction_freed.at[slot(i + 1)])
 
                     plgpu.commit_smem()
                     plgpu.barrier_wait(dstate_full)
@@ -336,18 +373,20 @@ def backward(
                             plgpu.barrier_arrive(barrier)
                         plgpu.wgmma(acc, m_s, k_s.at[at])
                         plgpu.wgmma(acc, m_s.T, k_s.at[at])
-                        plgpu.barrier_wait(loaded_q.at[at])
+                        plgpu.barrier_wait(loaded_q)
                         plgpu.barrier_wait(dp_full.at[at])
-                        plgpu.wgmma(acc, scores_s.at[at].T, q_s.at[at])
+                        plgpu.wgmma(acc, scores_s.at[at].T, q_s)
                         return acc[...]
 
                     dk = -pl.run_scoped(minus_dk, plgpu.ACC((CHUNK, SIZE), jnp.float32))
                     plgpu.barrier_arrive(freed.at[at])
-                    plgpu.barrier_wait(serial_done.at[at])
-                    q_s[at] = dk.astype(dtype)
+                    stagings = m_s, remainder_s.at[at]
+                    for (j, _), staging in zip(halves, stagings, strict=True):
+                        staging[...] = dk[:, j * BLOCK_V : (j + 1) * BLOCK_V].astype(dtype)
                     plgpu.commit_smem()
                     b, h, _, tokens = place(i)
-                    plgpu.copy_smem_to_gmem(q_s.at[at], dk_ref.at[b, tokens, h])
+                    for (_, keys), staging in zip(halves, stagings, strict=True):
+                        plgpu.copy_smem_to_gmem(staging, dk_ref.at[b, tokens, h, keys])
 
                 plgpu.wait_smem_to_gmem(0)
 
@@ -355,17 +394,18 @@ def backward(
         squares = smem((STAGES, *SQUARE), dtype)
         pl.run_scoped(
             scoped,
-            [rows] * 3 + [squares] * 2,
+            [rows] * 2 + [squares] * 3,
             [
                 smem((1, CHUNK, SIZE), dtype),
                 smem((1, SIZE, SIZE), dtype),
                 smem((1, SIZE, SIZE), dtype),
                 smem((1, SERIAL, CHUNK, BLOCK_V), dtype),
+                smem((1, CHUNK, SIZE), dtype),
             ],
             plgpu.SMEM((STAGES + SERIAL * SUMS_ROWS, CHUNK), jnp.float32),
-            plgpu.Barrier(num_arrivals=5, num_barriers=STAGES),
-            plgpu.Barrier(num_arrivals=1, num_barriers=4 * STAGES + 6),
-            plgpu.Barrier(num_arrivals=SERIAL, num_barriers=2 * STAGES + 2),
+            plgpu.Barrier(num_arrivals=4, num_barriers=STAGES),
+            plgpu.Barrier(num_arrivals=1, num_barriers=4 * STAGES + 7),
+            plgpu.Barrier(num_arrivals=SERIAL, num_barriers=3 * STAGES + 2),
             collective_axes="wg",
         )
 
@@ -383,5 +423,5 @@ def backward(
         num_threads=SERIAL + 2,
         thread_name="wg",
         compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=0),
-    )(q, k, do, beta, d, states, *tiles, dfinal_state)
+    )(q, k, do, beta, d, states, dfinal_state, tiles.scores, *corrections)
     return dq, dk, dv, dbeta[0] + dbeta[1], carry

@@ -111,6 +111,54 @@ def lower(x: jax.Array, *, strictly: bool = False) -> Float[Array, "64 64"]:
     return _lower(strictly)(x)
 
 
+@functools.cache
+def _split(kind, dtype):
+    half = plgpu.ShapeDtypeStruct((SIZE, SIZE), dtype, layout=plgpu.Layout.WGMMA)
+
+    @plgpu.inline_mgpu(arg_types=(plgpu.Layout.WGMMA,), return_type=(half, half))
+    def split(ctx, x: mgpu.FragmentedArray):
+        del ctx
+        f32, word = ir.F32Type.get(), ir.IntegerType.get_signless(32)
+        pair = ir.VectorType.get((2,), {"bf16": ir.BF16Type, "f16": ir.F16Type}[kind].get())
+
+        def pack(low, high):
+            return ptx(word, f"cvt.rn.{kind}x2.f32 $0, $1, $2;", "=r,f,f", [high, low])
+
+        def unpack(rounded):
+            if kind == "bf16":
+                parts = arith.shli(rounded, i32(16)), arith.andi(rounded, i32(-65536))
+                return [arith.bitcast(f32, part) for part in parts]
+            code = "{.reg .b16 l, h; mov.b32 {l, h}, $2; cvt.f32.f16 $0, l; cvt.f32.f16 $1, h;}"
+            out = ptx(llvm.StructType.get_literal([f32, f32]), code, "=f,=f,r", [rounded])
+            return [llvm.extractvalue(f32, out, [e]) for e in range(2)]
+
+        def as_pair(packed):
+            packed = vector.broadcast(ir.VectorType.get((1,), word), packed)
+            return vector.bitcast(pair, packed)
+
+        outs = np.empty_like(x.registers), np.empty_like(x.registers)
+        for index, register in np.ndenumerate(x.registers):
+            values = [element(register, e) for e in range(2)]
+            rounded = pack(*values)
+            rest = pack(*(arith.subf(*y) for y in zip(values, unpack(rounded), strict=True)))
+            for out, packed in zip(outs, (rounded, rest), strict=True):
+                out[index] = as_pair(packed)
+        return tuple(
+            mgpu.optimization_barrier(
+                mgpu.FragmentedArray(_registers=out, _layout=x.layout, _is_signed=None)
+            )
+            for out in outs
+        )
+
+    return split
+
+
+def split(x: jax.Array, dtype) -> tuple[Float[Array, "64 64"], Float[Array, "64 64"]]:
+    """x, [64, 64], rounded to 16 bits, and what that leaves, rounded too."""
+    kind = {"bfloat16": "bf16", "float16": "f16"}[jnp.dtype(dtype).name]
+    return _split(kind, jnp.dtype(dtype))(x)
+
+
 def _entries(ref, width):
     """Of every register of ref^T: index, e, and its address as base and offset in bytes."""
     strides, _ = ref.type.get_strides_and_offset()

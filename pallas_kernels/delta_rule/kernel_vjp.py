@@ -153,9 +153,8 @@ def _backward(options, residuals, cotangents):
         additions = reverse(d=None, dfinal_state=nothing).dinitial_state
         dstates = _through_pieces(transitions, additions, dstates, reverse=True)
     if kernel_backward.takes(q, do, marks):
-        tiles = forward.tiles.correction, forward.tiles.scores
         dq, dk, dv, dbeta, dinitial_state = kernel_backward.backward(
-            q, k, do, beta, forward.d, forward.states, tiles, dstates, scale=scale
+            q, k, do, beta, forward.d, forward.states, forward.tiles, dstates, scale=scale
         )
     else:
         dv, dbeta, dstates, dinitial_state = reverse(d=forward.d, dfinal_state=dstates)
