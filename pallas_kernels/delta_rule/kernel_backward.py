@@ -9,8 +9,8 @@ Per chunk, with B = diag(beta) and everything over `scale`:
     dP = tril(dO D^T) B     M = -stril(dV D^T) B
     dQ = dO S^T + dP K      dK = -dV S^T + B D dS'^T + (M + M^T) K + dP^T Q
 
-A program owns a head and goes through its chunks from the last to the first with four warpgroups,
-a chunk of them in flight at a time:
+A program a multiprocessor goes through heads, and a head's chunks from the last to the first, with
+four warpgroups:
 
     0, 1     the serial pass, transposed, 64 value rows each: dS^T in registers. What the others
              need of it, dV and dS' in 16 bits, they leave in shared memory.
@@ -18,8 +18,11 @@ a chunk of them in flight at a time:
     KEYS     M and dK.
 
 Tensor cores only add: dK's terms are summed with the other sign, where each sign falls to an
-operand that passes through registers, and so does `scale`. dP and M take the tiles' places, dQ and
-dK leave from where dO and Q were.
+operand that passes through registers, and so does `scale`. Shared memory is full: dP and M take the
+tiles' places, dQ and dK leave from where dO and the tiles were, and D, the state, dS', dV and Q
+have one place each. So are registers, which is why addresses are made anew in every step, barriers
+are in few groups and some operands take turns: with a few more alive, the compiler gives up
+running tensor cores beside anything else (ptxas, C7512).
 """
 
 import jax
@@ -380,6 +383,7 @@ def backward(
 
                     dk = -pl.run_scoped(minus_dk, plgpu.ACC((CHUNK, SIZE), jnp.float32))
                     plgpu.barrier_arrive(freed.at[at])
+                    plgpu.commit_smem()  # a barrier: each warp has read all of M, M^T
                     stagings = m_s, remainder_s.at[at]
                     for (j, _), staging in zip(halves, stagings, strict=True):
                         staging[...] = dk[:, j * BLOCK_V : (j + 1) * BLOCK_V].astype(dtype)
