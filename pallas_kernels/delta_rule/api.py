@@ -107,8 +107,8 @@ def delta_rule(
     Returns:
         DeltaRuleOutput(output [B, T, H, V] in v.dtype, final_state [B, H, K, V]).
     Raises:
-        ValueError: a rank, an axis, chunk_size, sequence_pieces, residuals or implementation is not as
-            above.
+        ValueError: a rank, an axis or an option (chunk_size, sequence_pieces, residuals,
+            implementation) is not as above.
         TypeError: a dtype is not as above.
         NotImplementedError: the requested implementation cannot run here; the message says why.
     Numerics: sums and state in float32, products of bfloat16/float16 inputs on operands of that

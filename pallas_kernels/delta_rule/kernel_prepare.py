@@ -50,7 +50,8 @@ def tile_names(split: bool) -> tuple[str, ...]:
 
 
 def segment_marks(segments: Int[Array, "B T"]) -> Float[Array, "B N 4 C"]:
-    """What a chunk's tokens may see: rows of reads, writes, keeps (0 or 1) and starts.
+    """What a chunk's tokens may see, from `number_segments`: rows of reads, writes, keeps (0 or 1)
+    and starts.
 
     The first three are ChunkMasks' (keeps, one value a chunk, is repeated); a token's start is the
     first token of the chunk that is of its segment.
