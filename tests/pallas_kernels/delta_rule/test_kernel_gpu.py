@@ -99,7 +99,7 @@ def assert_same(xs, ys):
         pytest.param((MANY, 200, 1, 64, 64), id="small_heads"),
         pytest.param((1, 130, 3, 48, 80), id="padded"),
         pytest.param((MANY, 192, 1, 64, 256), id="wide_values"),
-        pytest.param((MANY, 192, 1, 256, 256), id="wide"),
+        pytest.param((MANY, 70, 1, 256, 256), id="wide"),
         pytest.param((1, 200, 2, 200, 72), id="wide_padded"),
         pytest.param((1, 1, 2, 128, 64), id="one_token"),
     ],
@@ -221,9 +221,9 @@ def test_same_bits_when_cut_between_chunks(batch, length, options):
 
 
 def test_offsets_past_2_to_the_31():
-    batch, length, heads, size = 130, 1040, 128, 128
-    assert batch * length * heads * size > 2**31
-    one = make_inputs(1, length, heads, size, size, "bfloat16")
+    batch, length, heads, key_size = 130, 1040, 128, 128
+    assert batch * length * heads * key_size > 2**31
+    one = make_inputs(1, length, heads, key_size, 64, "bfloat16")
     alone = outputs_and_gradients(*one, "pallas")
     many = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), one)
     whole = outputs_and_gradients(*many, "pallas")
