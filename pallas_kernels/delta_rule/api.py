@@ -100,22 +100,23 @@ def delta_rule(
             heads); 1 gives the bits of the row's parts run one after the other. The other
             implementations cut nothing and ignore it.
         residuals: what the backward pass of "pallas" finds ready beside its inputs: "recompute",
-            little, or "save", what the forward pass came by: 2 V + K V / 32 + 256 bytes a token and
+            little, or "save", what the forward pass came by: 2 V + K V / 32 + 384 bytes a token and
             head. Same bits; the others ignore it.
         implementation: "reference" (the definition, `lax.scan` over T), "xla" (chunkwise, any
-            platform), "pallas", "triton", or None: the first that can run here, logged once.
+            platform), "pallas" (a Hopper GPU; bfloat16 or float16, K and V up to 256), "triton", or
+            None: the first that can run here, logged once.
     Returns:
         DeltaRuleOutput(output [B, T, H, V] in v.dtype, final_state [B, H, K, V]).
     Raises:
-        ValueError: a rank, an axis, chunk_size, sequence_pieces, residuals or implementation is not as
-            above.
+        ValueError: a rank, an axis or an option (chunk_size, sequence_pieces, residuals,
+            implementation) is not as above.
         TypeError: a dtype is not as above.
         NotImplementedError: the requested implementation cannot run here; the message says why.
     Numerics: sums and state in float32, products of bfloat16/float16 inputs on operands of that
         type. RMS error of "xla" against the definition in float64: below 1e-5 for float32 and 1e-2
         for bfloat16, outputs and every gradient (tests/pallas_kernels/delta_rule/test_chunked.py).
-        "pallas": below 1e-2 for bfloat16 and 1e-3 for float16 (test_kernel_gpu.py there), except
-        dv and dbeta where keys repeat (seen: 5.3e-2 with beta in [1, 2]; experiments/LOG.md).
+        "pallas": below 1e-2 for bfloat16 (keys that repeat, beta up to 2 and segments included) and
+        1e-3 for float16 (test_kernel_gpu.py there).
     Cost: 6 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps.
     Gradients: of q, k, v, beta, initial_state from both outputs; any order, reverse and (through
         "reference" and "xla") forward mode. "xla" keeps only its inputs for the backward pass.

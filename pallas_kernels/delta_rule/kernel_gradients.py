@@ -3,7 +3,8 @@
 """Mosaic GPU kernel of the gradients that are parallel over chunks: dQ and dK.
 
 Given what the serial passes leave (D, dV, the state that enters each chunk and the cotangent dS of
-the one that leaves it; the last two transposed, dS over `scale`), with B = diag(beta):
+the one that leaves it; the last two transposed, dS over `scale`), README.md's eqs. 24 and 25, with
+B = diag(beta) and M negated, so that dV is an operand as it lies in shared memory:
 
     dP = scale tril(dO D^T) B     M = stril(dV D^T) B
     dQ = scale dO S^T + dP K

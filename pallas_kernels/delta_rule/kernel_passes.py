@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The serial passes: states forward, their cotangents in reverse. README.md's equations.
+"""The serial passes: states forward, their cotangents in reverse. README.md, eqs. 10, 12, 20-23.
 
 Written transposed, a pass needs no shared memory of its own: a warpgroup keeps 64 value rows of
 S^T (or dS^T) in its accumulators, and what one product yields is the next one's operand A, in

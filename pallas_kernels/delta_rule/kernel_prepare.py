@@ -24,18 +24,18 @@ WIDE = 128  # keys wider than this are taken in steps
 
 # Operands computed in float32 that are multiplied as sums of two 16-bit floats, a rounding and the
 # rounding of what it leaves, so that tokens whose keys repeat keep their digits (README.md,
-# Numerics). Costs 3 % of forward and backward together.
+# Numerics). Costs 3 % of forward and backward together with K = 128.
 SPLIT_FORWARD = True  # N and B E
 SPLIT_REVERSE = True  # N and B dU
 SPLIT_COTANGENT = True  # dS, in K dS
 
 
 class Tiles(NamedTuple):
-    """What depends on a chunk's tokens alone (README.md, eqs. 4 and 5), 16 bits.
+    """What depends on a chunk's tokens alone (README.md, eqs. 19 and 21), 16 bits.
 
     Attributes:
         correction: (-N)^T.
-        scores: P = tril(Q K^T).
+        scores: P.
         remainder: what rounding (-N)^T to 16 bits left; None if no product asks for it.
     """
 
@@ -50,7 +50,8 @@ def tile_names(split: bool) -> tuple[str, ...]:
 
 
 def segment_marks(segments: Int[Array, "B T"]) -> Float[Array, "B N 4 C"]:
-    """What a chunk's tokens may see: rows of reads, writes, keeps (0 or 1) and starts.
+    """What a chunk's tokens may see, from `number_segments`: rows of reads, writes, keeps (0 or 1)
+    and starts.
 
     The first three are ChunkMasks' (keeps, one value a chunk, is repeated); a token's start is the
     first token of the chunk that is of its segment.

@@ -4,7 +4,7 @@
 
 Residuals are the inputs, as in vjp.py; chunk states are recomputed, and so are tiles where the
 forward pass makes them on its way (with few heads, or K > 128, a kernel of its own does, and they
-are kept: 256 bytes a token and head). With residuals="save" D, chunk states and tiles are kept too,
+are kept: 384 bytes a token and head). With residuals="save" D, chunk states and tiles are kept too,
 as the forward pass comes by them. A custom_vjp: kernels have no forward mode and no second order;
 "xla" has both.
 
