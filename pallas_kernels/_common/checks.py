@@ -65,6 +65,12 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ValueError(f"{name}: wanted one of {tuple(choices)}, got {value!r}")
 
 
+def check_positive_integer(name: str, value: object) -> None:
+    """Raises ValueError unless `value` is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: wanted an integer >= 1, got {value!r}")
+
+
 def check_inputs(
     axes: str, q: jax.Array, k: jax.Array, v: jax.Array, beta: jax.Array | None = None
 ) -> dict[str, int]:

@@ -34,9 +34,14 @@ def _not_built(what: str):
     return lambda *args, **kwargs: f"{what} are not part of this version"
 
 
-def _reference(*args, scale, chunk_size):
-    del chunk_size  # the definition has no chunks
+def _reference(*args, scale, chunk_size, sequence_pieces, residuals):
+    del chunk_size, sequence_pieces, residuals  # the definition has nothing of the kind
     return delta_rule_reference(*args, scale=scale)
+
+
+def _chunked(*args, scale, chunk_size, sequence_pieces, residuals):
+    del sequence_pieces, residuals  # one scan over chunks; it keeps its inputs
+    return delta_rule_chunked(*args, scale=scale, chunk_size=chunk_size)
 
 
 def _kernels(*args, **options):
@@ -46,11 +51,13 @@ def _kernels(*args, **options):
     return delta_rule_kernels(*args, **options)
 
 
+RESIDUALS = ("recompute", "save")
+
 # In order of preference. Triton is a door without a room yet; it takes `run`'s place.
 IMPLEMENTATIONS = (
     dispatch.Implementation("pallas", _kernels, kernel_support.unsupported),
-    dispatch.Implementation("triton", delta_rule_chunked, _not_built("Triton kernels")),
-    dispatch.Implementation("xla", delta_rule_chunked, lambda *args, **kwargs: None),
+    dispatch.Implementation("triton", _chunked, _not_built("Triton kernels")),
+    dispatch.Implementation("xla", _chunked, lambda *args, **kwargs: None),
     dispatch.Implementation("reference", _reference, lambda *args, **kwargs: None),
 )
 
@@ -65,6 +72,8 @@ def delta_rule(
     initial_state: Float[Array, "B H K V"] | None = None,
     segment_ids: Int[Array, "B T"] | None = None,
     chunk_size: int = 64,
+    sequence_pieces: int | None = None,
+    residuals: str = "recompute",
     implementation: str | None = None,
 ) -> DeltaRuleOutput:
     """Runs the delta rule over a sequence.
@@ -86,19 +95,28 @@ def delta_rule(
             its last. One segment a row by default.
         chunk_size: tokens a chunk of "xla", 16, 32, 64 or 128. Changes speed and rounding only;
             the kernels' chunks have 64 tokens whatever it is.
+        sequence_pieces: into how many pieces "pallas" cuts a long row of few heads, to go through
+            them side by side; a divisor of T / 64. None chooses (1 below 32,768 tokens or above 16
+            heads); 1 gives the bits of the row's parts run one after the other. The other
+            implementations cut nothing and ignore it.
+        residuals: what the backward pass of "pallas" finds ready beside its inputs: "recompute",
+            little, or "save", what the forward pass came by: 2 V + K V / 32 + 384 bytes a token and
+            head. Same bits; the others ignore it.
         implementation: "reference" (the definition, `lax.scan` over T), "xla" (chunkwise, any
-            platform), "pallas", "triton", or None: the first that can run here, logged once.
+            platform), "pallas" (a Hopper GPU; bfloat16 or float16, K and V up to 256), "triton", or
+            None: the first that can run here, logged once.
     Returns:
         DeltaRuleOutput(output [B, T, H, V] in v.dtype, final_state [B, H, K, V]).
     Raises:
-        ValueError: a rank, an axis, chunk_size or implementation is not as above.
+        ValueError: a rank, an axis or an option (chunk_size, sequence_pieces, residuals,
+            implementation) is not as above.
         TypeError: a dtype is not as above.
         NotImplementedError: the requested implementation cannot run here; the message says why.
     Numerics: sums and state in float32, products of bfloat16/float16 inputs on operands of that
         type. RMS error of "xla" against the definition in float64: below 1e-5 for float32 and 1e-2
         for bfloat16, outputs and every gradient (tests/pallas_kernels/delta_rule/test_chunked.py).
-        "pallas": below 1e-2 for bfloat16 and 1e-3 for float16 (test_kernel_gpu.py there), except
-        dv and dbeta where keys repeat (seen: 5.3e-2 with beta in [1, 2]; experiments/LOG.md).
+        "pallas": below 1e-2 for bfloat16 (keys that repeat, beta up to 2 and segments included) and
+        1e-3 for float16 (test_kernel_gpu.py there).
     Cost: 6 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps.
     Gradients: of q, k, v, beta, initial_state from both outputs; any order, reverse and (through
         "reference" and "xla") forward mode. "xla" keeps only its inputs for the backward pass.
@@ -114,10 +132,18 @@ def delta_rule(
         checks.check_segment_ids(segment_ids, sizes)
         segments = number_segments(segment_ids)
     checks.check_choice("chunk_size", chunk_size, CHUNK_SIZES)
+    checks.check_choice("residuals", residuals, RESIDUALS)
+    if sequence_pieces is not None:
+        checks.check_positive_integer("sequence_pieces", sequence_pieces)
     scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
 
     args = (q, k, v, beta, initial_state, segments)
-    options = {"scale": scale, "chunk_size": chunk_size}
+    options = {
+        "scale": scale,
+        "chunk_size": chunk_size,
+        "sequence_pieces": sequence_pieces,
+        "residuals": residuals,
+    }
     chosen = dispatch.choose("delta_rule", IMPLEMENTATIONS, implementation, *args, **options)
     return DeltaRuleOutput(*_jitted(chosen.run, **options)(*args))
 

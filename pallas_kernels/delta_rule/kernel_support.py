@@ -5,13 +5,26 @@
 import jax
 import jax.numpy as jnp
 
-KEY_SIZES = (64, 128)
+KEY_SIZES = (64, 128, 256)  # others are padded to the next
 MAX_VALUE_SIZE = 256
+CHUNK = 64
 
 
-def unsupported(q, k, v, beta, initial_state, segments, *, scale, chunk_size) -> str | None:
+def unsupported(
+    q,
+    k,
+    v,
+    beta,
+    initial_state,
+    segments,
+    *,
+    scale,
+    chunk_size,
+    sequence_pieces,
+    residuals,
+) -> str | None:
     """Why the kernels cannot take these arguments here, or None."""
-    del k, beta, initial_state, chunk_size  # the kernels choose their own chunks
+    del k, beta, initial_state, segments, chunk_size, residuals  # any will do
     device = jax.devices()[0]
     if device.platform != "gpu" or getattr(device, "compute_capability", None) != "9.0":
         return f"the kernels need a Hopper GPU (compute capability 9.0), this is {device}"
@@ -21,8 +34,12 @@ def unsupported(q, k, v, beta, initial_state, segments, *, scale, chunk_size) ->
         return f"the kernels take K <= {max(KEY_SIZES)}, got {q.shape[-1]}"
     if v.shape[-1] > MAX_VALUE_SIZE:
         return f"the kernels take V <= {MAX_VALUE_SIZE}, got {v.shape[-1]}"
-    if segments is not None:
-        return "the kernels do not take segment_ids yet"
     if scale == 0:
         return "the kernels divide by scale, got 0"
+    pieces = sequence_pieces or 1
+    if pieces > 1 and q.shape[1] % (pieces * CHUNK) != 0:
+        return (
+            f"the kernels cut rows at multiples of {CHUNK} tokens: T = {q.shape[1]} does not make "
+            f"{pieces} equal pieces"
+        )
     return None

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Hopper kernels as one differentiable function: padding, order of kernels, residuals.
 
-Residuals are the inputs, as in vjp.py; chunk states are recomputed, and so are inverses and scores
-where the serial kernel makes them on its way (with few heads a kernel of its own does, and they
-are kept: 256 bytes a token and head). A custom_vjp: kernels have no forward mode and no second
-order; "xla" has both.
+Residuals are the inputs, as in vjp.py; chunk states are recomputed, and so are tiles where the
+forward pass makes them on its way (with few heads, or K > 128, a kernel of its own does, and they
+are kept: 384 bytes a token and head). With residuals="save" D, chunk states and tiles are kept too,
+as the forward pass comes by them. A custom_vjp: kernels have no forward mode and no second order;
+"xla" has both.
 
 A long row with few heads is cut into pieces that are gone through side by side. A piece maps its
 incoming state S to M S + R, exactly; M is what it does to the identity with v = 0, R what it does
@@ -14,13 +15,19 @@ for cotangents. Residuals are then also the pieces' M and incoming states (small
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import chunking
-from pallas_kernels.delta_rule import kernel_gradients, kernel_prepare, kernel_serial
+from pallas_kernels.delta_rule import (
+    kernel_backward,
+    kernel_gradients,
+    kernel_passes,
+    kernel_prepare,
+)
 from pallas_kernels.delta_rule.kernel_prepare import CHUNK
 from pallas_kernels.delta_rule.kernel_support import KEY_SIZES
 
@@ -40,7 +47,7 @@ def _pad_beta(beta: Float[Array, "B T H"]) -> Float[Array, "B H T2"]:
 
 
 def _pieces(length: int, heads: int) -> int:
-    """Into how many pieces a row is cut, to be gone through side by side.
+    """Into how many pieces a row is cut, to be gone through side by side, unless the caller says.
 
     Worth it (the row is gone through twice) only for few heads and many tokens. Not a function of
     the batch: the same row gives the same bits in any batch.
@@ -51,12 +58,6 @@ def _pieces(length: int, heads: int) -> int:
 def _cut(x: Float[Array, "B T *D"], pieces: int) -> Float[Array, "B2 T2 *D"]:
     """[B, T, ...] -> [B P, T / P, ...]."""
     return x.reshape(x.shape[0] * pieces, x.shape[1] // pieces, *x.shape[2:])
-
-
-def _tiles(q, k, beta, pieces):
-    """Inverses and scores, where the serial kernel does not make them on its way."""
-    few = q.shape[0] * q.shape[2] <= kernel_serial.FEW_HEADS
-    return kernel_prepare.prepare(q, k, beta) if few or pieces > 1 else None
 
 
 def _through_pieces(transitions, additions, state, *, reverse=False):
@@ -79,54 +80,92 @@ def _through_pieces(transitions, additions, state, *, reverse=False):
     return jnp.stack(entering, axis=1).reshape(r.shape[0] * pieces, *state.shape[1:])
 
 
-def _prepare(q, k, v, beta, initial_state):
-    """Cuts rows into pieces; returns them, tiles, the pieces' transitions and first states."""
-    pieces = _pieces(*q.shape[1:3])
-    q, k, v = (_cut(x, pieces) for x in (q, k, v))
-    beta = _pad_beta(_cut(beta, pieces))
-    tiles = _tiles(q, k, beta, pieces)
+class _Options(NamedTuple):
+    scale: float
+    pieces: int
+    save: bool
+
+
+class _Residuals(NamedTuple):
+    """What the backward pass is computed from."""
+
+    inputs: tuple  # q, k, v, beta
+    marks: jax.Array | None
+    tiles: kernel_prepare.Tiles | None
+    transitions: jax.Array | None  # of every piece
+    states: jax.Array  # that enter every piece
+    forward: kernel_passes.Forward | None  # with residuals="save": D and the chunks' states
+
+
+def _cut_inputs(inputs, pieces):
+    q, k, v, beta = inputs
+    return *(_cut(x, pieces) for x in (q, k, v)), _pad_beta(_cut(beta, pieces))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _delta_rule(q, k, v, beta, initial_state, segments, options):
+    options = options._replace(save=False)
+    return _forward(q, k, v, beta, initial_state, segments, options)[0]
+
+
+def _forward(q, k, v, beta, initial_state, segments, options):
+    inputs = q, k, v, beta
+    cut = _cut_inputs(inputs, options.pieces)
+    marks = None
+    if segments is not None:
+        marks = _cut(kernel_prepare.segment_marks(segments), options.pieces)
+    tiles = None
+    few = cut[0].shape[0] * q.shape[2] <= kernel_passes.FEW_HEADS
+    on_the_way = kernel_passes.makes_tiles(cut[0], *cut[2:], marks, save=options.save)
+    if few or options.pieces > 1 or not on_the_way:
+        tiles = kernel_prepare.prepare(cut[0], cut[1], cut[3], marks)
     transitions, states = None, initial_state
-    if pieces > 1:
-        transitions, additions = kernel_serial.transition(k, v, beta, tiles[0])
+    if options.pieces > 1:
+        transitions, additions = kernel_passes.transition(*cut[1:], tiles, marks)
         states = _through_pieces(transitions, additions, initial_state)
-    return (q, k, v, beta), tiles, transitions, states
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _delta_rule(q, k, v, beta, initial_state, scale):
-    return _forward(q, k, v, beta, initial_state, scale)[0]
-
-
-def _forward(q, k, v, beta, initial_state, scale):
-    cut, tiles, transitions, states = _prepare(q, k, v, beta, initial_state)
-    output, final_state = kernel_serial.forward(*cut, tiles, states, scale=scale)
+    forward = kernel_passes.forward(
+        *cut, tiles, marks, states, scale=options.scale, save=options.save
+    )
     # Of every row, the state after its last piece.
-    final_state = final_state.reshape(q.shape[0], -1, *final_state.shape[1:])[:, -1]
-    residuals = (q, k, v, beta), tiles, transitions, states
-    return (output.reshape(v.shape), final_state), residuals
+    final_state = forward.final_state.reshape(q.shape[0], -1, *initial_state.shape[1:])[:, -1]
+    output = forward.output.reshape(v.shape)
+    kept = forward._replace(output=None, final_state=None) if options.save else None
+    residuals = _Residuals(inputs, marks, tiles, transitions, states, kept)
+    return (output, final_state), residuals
 
 
-def _backward(scale, residuals, cotangents):
-    inputs, tiles, transitions, states = residuals
+def _backward(options, residuals, cotangents):
+    inputs, marks, tiles, transitions, states, forward = residuals
     do, dfinal_state = cotangents
-    pieces = states.shape[0] // do.shape[0]
-    q, k, v, do = (_cut(x, pieces) for x in (*inputs[:3], do))
-    beta = _pad_beta(_cut(inputs[3], pieces))
+    scale, pieces, _ = options
+    q, k, v, beta = _cut_inputs(inputs, pieces)
+    do = _cut(do, pieces)
     dstates = dfinal_state / scale
-    u, states, tiles = kernel_serial.states(q, k, v, beta, tiles, states)
+    if forward is None:
+        forward = kernel_passes.forward(
+            q, k, v, beta, tiles, marks, states, scale=scale, outputs=False, save=True
+        )
+    reverse = functools.partial(
+        kernel_passes.cotangents, q, k, do, beta=beta, tiles=forward.tiles, marks=marks, scale=scale
+    )
     if pieces > 1:
         nothing = jnp.zeros((q.shape[0], *dfinal_state.shape[1:]), jnp.float32)
-        *_, additions = kernel_serial.cotangents(
-            q, k, do, beta, tiles, nothing, only_initial_state=True
-        )
+        additions = reverse(d=None, dfinal_state=nothing).dinitial_state
         dstates = _through_pieces(transitions, additions, dstates, reverse=True)
-    dx, dstates, dinitial_state = kernel_serial.cotangents(q, k, do, beta, tiles, dstates)
-    gradients = kernel_gradients.gradients(q, k, v, beta, do, u, dx, states, dstates, scale=scale)
-    dq, dk, dv = (x.reshape(y.shape) for x, y in zip(gradients[:3], inputs[:3], strict=True))
-    dbeta = jnp.swapaxes(gradients[3], 1, 2)[:, : q.shape[1]]
+    if kernel_backward.takes(q, do, marks):
+        dq, dk, dv, dbeta, dinitial_state = kernel_backward.backward(
+            q, k, do, beta, forward.d, forward.states, forward.tiles, dstates, scale=scale
+        )
+    else:
+        dv, dbeta, dstates, dinitial_state = reverse(d=forward.d, dfinal_state=dstates)
+        dq, dk = kernel_gradients.gradients(
+            q, k, beta, do, forward.d, dv, marks, forward.states, dstates, scale=scale
+        )
+    dq, dk, dv = (x.reshape(y.shape) for x, y in zip((dq, dk, dv), inputs, strict=False))
+    dbeta = jnp.swapaxes(dbeta, 1, 2)[:, : q.shape[1]]
     dbeta = dbeta.reshape(inputs[3].shape).astype(inputs[3].dtype)
-    dinitial_state = dinitial_state.reshape(-1, pieces, *dinitial_state.shape[1:])[:, 0]
-    return dq, dk, dv, dbeta, scale * dinitial_state
+    dinitial_state = dinitial_state.reshape(-1, pieces, *dfinal_state.shape[1:])[:, 0]
+    return dq, dk, dv, dbeta, scale * dinitial_state, None
 
 
 _delta_rule.defvjp(_forward, _backward)
@@ -142,9 +181,11 @@ def delta_rule_kernels(
     *,
     scale: float,
     chunk_size: int,
+    sequence_pieces: int | None = None,
+    residuals: str = "recompute",
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
     """The delta rule on a Hopper GPU; what it takes, kernel_support.py says."""
-    del segments, chunk_size
+    del chunk_size  # these kernels' chunks have 64 tokens
     if 0 in v.shape or 0 in q.shape:
         return jnp.zeros_like(v), initial_state
     key_size, value_size = q.shape[-1], v.shape[-1]
@@ -156,5 +197,9 @@ def delta_rule_kernels(
     q, k = (_pad(x, {1: even, 3: wide_key}) for x in (q, k))
     v, beta = _pad(v, {1: even, 3: wide_value}), _pad(beta, {1: even})
     initial_state = _pad(initial_state, {2: wide_key, 3: wide_value})
-    output, final_state = _delta_rule(q, k, v, beta, initial_state, scale)
+    if segments is not None:
+        segments = jnp.pad(segments, ((0, 0), (0, even - length)), mode="edge")
+    pieces = _pieces(even, q.shape[2]) if sequence_pieces is None else sequence_pieces
+    options = _Options(scale, pieces, residuals == "save")
+    output, final_state = _delta_rule(q, k, v, beta, initial_state, segments, options)
     return output[:, :length, :, :value_size], final_state[:, :, :key_size, :value_size]

@@ -94,6 +94,17 @@ def test_unknown_chunk_size(function):
         call(function, chunk_size=48)
 
 
+def test_unknown_residuals():
+    with pytest.raises(ValueError, match=r"^residuals: wanted one of .*'save'.*, got 'all'"):
+        call(residuals="all")
+
+
+@pytest.mark.parametrize("pieces", [0, -1, 2.0, True, "4"])
+def test_pieces_that_are_no_positive_integers(pieces):
+    with pytest.raises(ValueError, match="^sequence_pieces: wanted an integer >= 1, got"):
+        call(sequence_pieces=pieces)
+
+
 def test_unknown_implementation():
     with pytest.raises(ValueError, match="^implementation: wanted one of .*got 'cuda'"):
         call(implementation="cuda")

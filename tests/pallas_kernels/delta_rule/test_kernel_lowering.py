@@ -10,15 +10,17 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from pallas_kernels.delta_rule import kernel_serial, kernel_vjp
+from pallas_kernels._common.segments import number_segments
+from pallas_kernels.delta_rule import kernel_passes, kernel_prepare, kernel_vjp
 from pallas_kernels.delta_rule.api import delta_rule
 from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
 
 H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
-MANY = kernel_serial.FEW_HEADS + 1  # heads times batch where tiles are made on the way
+MANY = kernel_passes.FEW_HEADS + 1  # heads times batch where tiles are made on the way
 
 
 def arguments(batch, length, heads, key_size, value_size, dtype):
@@ -31,26 +33,30 @@ def arguments(batch, length, heads, key_size, value_size, dtype):
     return (keys, keys, values, array(batch, length, heads), state), (values, state)
 
 
-def outputs_and_gradients(args, cotangents):
-    run = functools.partial(delta_rule_kernels, scale=0.1, chunk_size=64)
-    outputs, vjp = jax.vjp(lambda *args: run(*args, None), *args)
+def outputs_and_gradients(args, cotangents, segments, options):
+    run = functools.partial(delta_rule_kernels, scale=0.1, chunk_size=64, **options)
+    outputs, vjp = jax.vjp(lambda *args: run(*args, segments), *args)
     return outputs, vjp(cotangents)
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "heads", "key_size", "value_size", "dtype"),
+    ("shape", "dtype", "segmented", "options"),
     [
-        pytest.param(2, 200, 2, 128, 128, jnp.bfloat16, id="few_heads"),
-        pytest.param(MANY, 64, 1, 128, 128, jnp.bfloat16, id="many_heads"),
-        pytest.param(1, 1, 1, 64, 64, jnp.float16, id="one_token_float16"),
-        pytest.param(1, kernel_vjp.LONG, 1, 64, 64, jnp.bfloat16, id="in_pieces"),
-        pytest.param(MANY, 130, 1, 48, 200, jnp.float16, id="padded"),
+        pytest.param((2, 200, 2, 128, 128), "bfloat16", False, {}, id="few_heads"),
+        pytest.param((MANY, 64, 1, 128, 128), "bfloat16", False, {}, id="many_heads"),
+        pytest.param(
+            (MANY, 130, 1, 48, 200), "float16", True, {"residuals": "save"}, id="segments_saved"
+        ),
+        pytest.param((1, kernel_vjp.LONG, 1, 64, 64), "bfloat16", True, {}, id="in_pieces"),
+        pytest.param((1, 1, 1, 256, 64), "float16", False, {}, id="one_token_wide"),
     ],
 )
-def test_lowers_for_cuda(batch, length, heads, key_size, value_size, dtype):
-    args, cotangents = arguments(batch, length, heads, key_size, value_size, dtype)
+def test_lowers_for_cuda(shape, dtype, segmented, options):
+    args, cotangents = arguments(*shape, dtype)
+    segments = jax.ShapeDtypeStruct(shape[:2], jnp.int32) if segmented else None
+    run = jax.jit(functools.partial(outputs_and_gradients, options=options))
     with jax.sharding.use_abstract_mesh(H200):
-        traced = jax.jit(outputs_and_gradients).trace(args, cotangents)
+        traced = run.trace(args, cotangents, segments)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert "mosaic_gpu" in text
     outputs, gradients = traced.out_info
@@ -72,6 +78,22 @@ def test_states_go_through_pieces_in_order(reverse):
             i = b * pieces + n
             assert jnp.allclose(entering[i], expected, atol=1e-5)
             expected = (jnp.swapaxes(m[i], -1, -2) if reverse else m[i]) @ expected + r[i]
+
+
+def test_marks_of_segments():
+    """Boundaries at token 3, on the edge of the second chunk, and inside it."""
+    ids = jnp.asarray(np.repeat([5, 7, 5, 6], [3, 61, 6, 30]))[None]
+    marks = np.asarray(kernel_prepare.segment_marks(number_segments(ids)))
+    assert marks.shape == (1, 2, 4, 64)
+    (reads, writes, keeps, starts), later = marks[0]
+    token = np.arange(64)
+    assert (reads == (token < 3)).all() and (writes == (token >= 3)).all()
+    assert not keeps.any()
+    assert (starts == np.where(token < 3, 0, 3)).all()
+    reads, writes, keeps, starts = later
+    assert not reads.any() and not keeps.any()
+    assert (writes == (token >= 6)).all()
+    assert (starts == np.where(token < 6, 0, 6)).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 2, 64, 64), (0, 5, 2, 64, 64)])
