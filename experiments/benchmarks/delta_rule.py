@@ -45,9 +45,9 @@ def inputs(key: jax.Array, shape: Shape) -> Inputs:
     return Inputs((q, k, v, beta, state), (dout, dstate))
 
 
-def run(q, k, v, beta, state, *, implementation: str) -> Arrays:
+def run(q, k, v, beta, state, **options) -> Arrays:
     """The operator with a state in and out."""
-    return tuple(delta_rule(q, k, v, beta, initial_state=state, implementation=implementation))
+    return tuple(delta_rule(q, k, v, beta, initial_state=state, **options))
 
 
 def flop(shape: Shape, mode: str) -> int:
@@ -181,6 +181,11 @@ DELTA_RULE = Operation(
     reference=reference,
     flop=flop,
     peers={
+        "pallas_save": Peer(
+            lambda: functools.partial(run, implementation="pallas", residuals="save"),
+            framework="jax",
+            modes=("forward_and_vjp",),
+        ),
         "fla": Peer(_fla("chunk_delta_rule")),
         "flashinfer": Peer(
             _flashinfer, modes=("forward",), give=_give_flashinfer, take=_take_flashinfer

@@ -138,12 +138,17 @@ class Bench:
             concurrent.futures.ThreadPoolExecutor(self.values.compile_jobs) as pool,
             tqdm(unit="program", desc="compile", file=sys.stderr) as progress,
         ):
-            for operation, shapes, _ in work:
+            for operation, shapes, peers in work:
                 for shape in shapes:
                     sets = self.inputs(operation, shape)
                     makers = {"reference": functools.partial(self.reference, operation, sets[0])}
                     for mode in modes(operation, self.values):
-                        makers[mode] = functools.partial(self.ours, operation, mode, sets)
+                        makers[mode, "ours"] = functools.partial(self.ours, operation, mode, sets)
+                        for name, peer in peers.items():
+                            if peer.framework == "jax" and mode in peer.modes:
+                                makers[mode, name] = functools.partial(
+                                    candidates.from_peer, name, peer, mode, sets
+                                )
                     key = operation.name, show_shape(shape)
                     self.ahead[key] = sets, {k: pool.submit(f) for k, f in makers.items()}
             futures = [future for _, made in self.ahead.values() for future in made.values()]
@@ -167,16 +172,13 @@ class Bench:
             return
         # The longer program first: what it compiles, the shorter one may find compiled.
         for mode in sorted(modes(operation, self.values), key=MODES.index, reverse=True):
-            makers = {
-                "ours": functools.partial(self.finished, ahead[mode])
-                if ahead
-                else functools.partial(self.ours, operation, mode, sets)
-            }
+            makers = {"ours": functools.partial(self.ours, operation, mode, sets)}
             for name, peer in peers.items():
                 if mode in peer.modes:
-                    makers[name] = lambda name=name, peer=peer, mode=mode: candidates.from_peer(
-                        name, peer, mode, sets
-                    )
+                    makers[name] = functools.partial(candidates.from_peer, name, peer, mode, sets)
+            for name in makers:
+                if (mode, name) in ahead:
+                    makers[name] = functools.partial(self.finished, ahead[mode, name])
             for name, make in makers.items():
                 where = f"{operation.name} {show_shape(shape)} {mode} {name}"
                 progress.set_postfix_str(where.split(" ", 1)[1])
