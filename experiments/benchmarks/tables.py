@@ -56,9 +56,9 @@ def delta_rule_table(cases: dict[tuple, dict[str, dict]], peer: str = "fla") -> 
     """Ours beside FLA's: a row for each shape [B, T, H, K, V]."""
     lines = [
         "| H, K, V | B, T | forward, ms: ours / FLA | of the floor "
-        "| forward and backward, ms: ours / FLA | of the floor | largest RMS error: ours / FLA "
-        "| memory, MiB: ours / FLA | first result, s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        '| forward and backward, ms: ours / FLA | of the floor | the same with `residuals="save"` '
+        "| largest RMS error: ours / FLA | memory, MiB: ours / saved / FLA | first result, s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for shape in sorted({shape for shape, _ in cases}, key=_order):
         found = [cases.get((shape, mode), {}) for mode in ("forward", "forward_and_vjp")]
@@ -66,9 +66,11 @@ def delta_rule_table(cases: dict[tuple, dict[str, dict]], peer: str = "fla") -> 
         cells = []
         for row, other in zip(mine, peers, strict=True):
             cells += [_beside(row, other), _fraction(row)] if row else ["not measured", "–"]
+        saved = found[1].get("pallas_save")
+        cells += [_beside(saved, peers[1]) if saved else "–"]
         sides = (mine, peers) if any(peers) else (mine,)
         cells += [" / ".join(_errors(side) for side in sides)]
-        cells += [" / ".join(_memory(side[1]) for side in sides)]
+        cells += [" / ".join(_memory(row) for row in (mine[1], saved, peers[1]))]
         first = mine[1]["first_call_s"] if mine[1] else None
         cells += ["–" if first is None else f"{first:.1f}"]
         batch, length, *sizes = shape

@@ -33,6 +33,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.delta_rule import kernel_prepare
+from pallas_kernels.delta_rule.kernel_passes import FEW_HEADS
 from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, Tiles, add_matmul, matmul, smem
 from pallas_kernels.delta_rule.kernel_tiles import (
     SUMS_ROWS,
@@ -48,7 +49,6 @@ BLOCK_V = 64
 SERIAL = 2  # warpgroups of the serial pass
 QUERIES, KEYS = SERIAL, SERIAL + 1
 STAGES = 2
-MANY_HEADS = 64
 PROGRAMS = 132  # multiprocessors of an H100 or H200; any number is right
 SQUARE = (CHUNK, CHUNK)
 REGISTERS = (152, 96, 112)  # of the serial warpgroups, of QUERIES, of KEYS; 512 in all
@@ -72,7 +72,7 @@ def takes(q, do, marks) -> bool:
     Its results have the bits of kernel_passes.py's and kernel_gradients.py's.
     """
     sizes = q.shape[-1] == do.shape[-1] == SIZE
-    many = q.shape[0] * q.shape[2] >= MANY_HEADS
+    many = q.shape[0] * q.shape[2] > FEW_HEADS
     return sizes and many and marks is None
 
 

@@ -307,12 +307,13 @@ def test_tables_from_records():
         row("pallas", **both),
         row("fla", median=2.5, **both),
         row("pallas", "forward_and_vjp", median=2.0, **both),
+        row("pallas_save", "forward_and_vjp", median=1.75, memory_bytes=2**22),
         row("fla", "forward_and_vjp", median=7.0, rms_error={"dk": 0.005}, memory_bytes=2**23),
     ]
     table = tables.delta_rule_table(records.latest(rows))
     assert table.splitlines()[2] == (
         "| 16, 128, 128 | 16, 2048 | 1.000 / 2.500 = 1 / 2.5 | 62% | 2.000 / 7.000 = 1 / 3.5 "
-        "| 62% | 4.0e-03 / 5.0e-03 | 2 / 8 | 2.0 |"
+        "| 62% | 1.750 / 7.000 = 1 / 4.0 | 4.0e-03 / 5.0e-03 | 2 / 4 / 8 | 2.0 |"
     )
     recurrent = [
         row("pallas", "forward_and_vjp", median=2.0),
