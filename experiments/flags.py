@@ -197,6 +197,21 @@ def define_benchmark_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_bool("reduced", False, "small sizes, to try it out without a GPU", values)
 
 
+def define_train_benchmark_flags() -> None:
+    """The flags of experiments.benchmarks.train."""
+    flags.DEFINE_list("presets", ["deltanet_1b3"], "presets whose models are trained")
+    shapes = ["16x2048", "8x4096", "4x8192", "2x16384", "1x32768"]
+    flags.DEFINE_list("shapes", shapes, "batches, ROWSxTOKENS")
+    flags.DEFINE_list("implementations", ["ours", "fla"], "ours, fla")
+    flags.DEFINE_string("param_dtype", "float32", "dtype of stored weights and optimiser state")
+    flags.DEFINE_string("remat", "products", "what a layer keeps: none, products, full")
+    flags.DEFINE_integer("steps", 20, "timed steps", lower_bound=1)
+    flags.DEFINE_float("case_seconds", 600.0, "a case that takes longer fails", lower_bound=1.0)
+    flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/train.jsonl")
+    flags.DEFINE_string("commit", None, "of the code, where there is no git")
+    flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
+
+
 def run_config_from_flags(values: dict[str, Any]) -> RunConfig:
     """The run that flag values describe; None is "as in the preset".
 

@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The training benchmark: a small case end to end, what it plans, what it refuses."""
+
+import json
+import types
+
+import jax
+import pytest
+
+from deltanet_jax import accounting
+from experiments.benchmarks import train
+
+
+def flags(**changes):
+    values = {
+        "presets": ["deltanet_1b3", "transformer_1b3"],
+        "shapes": ["16x2048", "1x32768"],
+        "implementations": ["ours", "fla"],
+        "param_dtype": "float32",
+        "remat": "products",
+        "steps": 3,
+    }
+    return types.SimpleNamespace(**(values | changes))
+
+
+def test_every_preset_and_shape_is_planned_and_fla_only_where_it_has_the_model():
+    planned = [(c.preset, c.rows, c.columns, c.implementation) for c in train.cases(flags())]
+    assert planned == [
+        ("deltanet_1b3", 16, 2048, "ours"),
+        ("deltanet_1b3", 16, 2048, "fla"),
+        ("deltanet_1b3", 1, 32768, "ours"),
+        ("deltanet_1b3", 1, 32768, "fla"),
+        ("transformer_1b3", 16, 2048, "ours"),
+        ("transformer_1b3", 1, 32768, "ours"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"presets": ["gpt"]}, "^presets: wanted some of"),
+        ({"shapes": ["2048"]}, "^shapes: wanted ROWSxTOKENS, got '2048'"),
+        ({"implementations": ["megatron"]}, "^implementations: wanted ours, fla, got 'megatron'"),
+    ],
+)
+def test_impossible_flags_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        train.cases(flags(**changes))
+
+
+def test_a_case_is_timed(tmp_path, monkeypatch):
+    devices = jax.devices()[:1]
+    monkeypatch.setitem(accounting.PEAK_FLOPS, devices[0].device_kind, 1e9)
+    case = train.Case("transformer_1b3", "ours", 4, 64, "float32", "products", 12)
+    row = train.time_ours(case, devices, d_model=32, num_layers=2, vocab_size=64)
+    assert len(row["step_s"]) == 12
+    assert row["tokens_per_second"] == pytest.approx(256 / row["median_step_s"], rel=0.1)
+    speed = row["tokens_per_second"] * row["flops_per_token"] / 1e9
+    assert row["mfu"] == pytest.approx(speed, abs=1e-4)
+    assert row["first_step_s"] > row["median_step_s"]
+    train.write(tmp_path, row | {"device": "Some GPU"})
+    (line,) = (tmp_path / "some-gpu" / "train.jsonl").read_text().splitlines()
+    assert json.loads(line)["losses"] == row["losses"]
+
+
+def test_a_model_that_does_not_learn_is_no_row():
+    case = train.Case("deltanet_1b3", "ours", 1, 8, "float32", "none", 2)
+    with pytest.raises(FloatingPointError, match="losses 2.0 to 3.0"):
+        train.make_row(case, [1.0, 1.0], [2.0, 3.0], peak_flops=None, flops_per_token=1)
