@@ -22,10 +22,13 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 ELEMENTS = 1024  # numbers of a token, or of several tokens of as many streams, that go abreast
-STRETCH = 64  # tokens that a stream walks
+MULTIPROCESSORS = 132
+STRETCHES = (64, 248)  # tokens that a stream walks, at least and at most (a TMA box has 256)
 STEP = 4  # tokens of a tile
 SLOTS = 3  # tiles in flight
 OUT_SLOTS = 2
+# That a multiprocessor holds, by registers and shared memory; without and with segments.
+PROGRAMS = {False: 5, True: 4}
 
 
 class Options(NamedTuple):
@@ -42,7 +45,8 @@ class Cut(NamedTuple):
         heads: groups H that a program walks abreast in one stream.
         streams: stretches of tokens S that it walks abreast; H S N = ELEMENTS, H or S is 1.
         size: N.
-        stretch, step: see STRETCH, STEP; `step` divides `stretch`.
+        stretch: tokens that a stream walks.
+        step: tokens of a tile; divides `stretch`.
     """
 
     heads: int
@@ -80,25 +84,56 @@ class Cut(NamedTuple):
             return ref.at[(*slots, 0, token, slice(None), 0)]
         return ref.at[(*slots, slice(None), token, 0, 0)]
 
-    def windows(self, ref, smem, start, rows: int, group):
-        """(GMEM, SMEM) pairs: `rows` tokens of every stream, in the first one from `start` on.
+    def copy(self, one, ref, smem, start, rows: int, group):
+        """one(GMEM, SMEM) for `rows` tokens of every stream, in the first one from `start` on.
 
         A start before the row's is moved to it.
         """
-        for s in range(self.streams):
-            first = start + s * self.stretch if s else lax.max(start, 0)
-            tokens = pl.ds(first, rows)
-            if self.streams == 1:
-                yield ref.at[tokens, pl.ds(group * self.heads, self.heads)], smem.at[s, :rows, :, 0]
-            else:
-                yield ref.at[tokens, group], smem.at[s, :rows, 0, 0]
+        if self.streams == 1:
+            tokens = pl.ds(lax.max(start, 0), rows)
+            groups = pl.ds(group * self.heads, self.heads)
+            one(ref.at[tokens, groups], smem.at[0, :rows, :, 0])
+            return
+
+        def stream(s, carry):
+            tokens = pl.ds(lax.max(start + s * self.stretch, 0), rows)
+            one(ref.at[tokens, group], smem.at[s, :rows, 0, 0])
+            return carry
+
+        lax.fori_loop(0, self.streams, stream, None)
+
+    def copy_in(self, ref, smem, barrier, start, rows: int, group):
+        def one(gmem, smem):
+            plgpu.copy_gmem_to_smem(gmem, smem, barrier)
+
+        self.copy(one, ref, smem, start, rows, group)
+
+    def copy_out(self, smem, ref, start, rows: int, group):
+        """As one group to be waited for."""
+
+        def one(gmem, smem):
+            plgpu.copy_smem_to_gmem(smem, gmem, commit_group=False)
+
+        self.copy(one, ref, smem, start, rows, group)
+        plgpu.commit_smem_to_gmem_group()
 
 
-def cut(groups: int, size: int, *, stretch: int = STRETCH, step: int = STEP) -> Cut:
-    """The cut of arrays of `groups` groups of `size` channels, 64, 128 or 256."""
+def cut(shape: tuple[int, ...], programs: int, *, stretch: int | None = None) -> Cut:
+    """The cut of arrays [B, T, G, N] of `shape`, N one of 64, 128, 256.
+
+    All programs should be on the device at once, as many as it holds, and so all end together:
+    `programs` is how many a multiprocessor holds. Results do not depend on it, bit for bit, except
+    the order in which the weight's gradient is summed.
+    """
+    batch, length, groups, size = shape
     lines = ELEMENTS // size
     heads = lines if groups % lines == 0 else 1
-    return Cut(heads, lines // heads, size, stretch, step)
+    streams = lines // heads
+    if stretch is None:
+        pieces = max(1, MULTIPROCESSORS * programs // (batch * groups // heads))
+        fair = -(-length // (pieces * streams))
+        stretch = min(max(-(-fair // STEP) * STEP, STRETCHES[0]), STRETCHES[1])
+    return Cut(heads, streams, size, stretch, STEP)
 
 
 def load(ref, how: Cut):
@@ -170,18 +205,6 @@ def as_tuples(lists):
     return tuple(map(tuple, lists))
 
 
-def copy_in(pairs, barrier):
-    for gmem, smem in pairs:
-        plgpu.copy_gmem_to_smem(gmem, smem, barrier)
-
-
-def copy_out(pairs):
-    """As one group."""
-    pairs = list(pairs)
-    for i, (gmem, smem) in enumerate(pairs):
-        plgpu.copy_smem_to_gmem(smem, gmem, commit_group=i == len(pairs) - 1)
-
-
 def tiles_with_tokens(length: int, how: Cut, piece):
     """Tiles with tokens in them."""
     left = length - piece * (how.streams * how.stretch)
@@ -199,8 +222,8 @@ def launch(kernel, how: Cut, x, *operands, out_type, interpret):
     return plgpu.kernel(
         kernel,
         out_type=out_type,
-        grid=(groups // how.heads, how.pieces(length), batch),
-        grid_names=("group", "piece", "b"),
+        grid=(batch, how.pieces(length), groups // how.heads),
+        grid_names=("b", "piece", "group"),
         compiler_params=plgpu.CompilerParams(approx_math=True, unsafe_no_auto_barriers=True),
         **({} if interpret is None else {"interpret": interpret}),
     )(x, *operands)
@@ -226,17 +249,17 @@ def forward(
 
     def program(x_ref, weight_ref, *refs):
         *counts_ref, y_ref = refs
-        group, piece, b = (lax.axis_index(name) for name in ("group", "piece", "b"))
+        b, piece, group = (lax.axis_index(name) for name in ("b", "piece", "group"))
         start = piece * (how.streams * how.stretch)
         steps = tiles_with_tokens(length, how, piece)
         x_ref, y_ref = x_ref.at[b], y_ref.at[b]
 
-        def scoped(x_s, y_s, halo_s, loaded, halo_loaded, counts_s=None):
+        def scoped(x_s, y_s, loaded, halo_loaded, counts_s=None):
             def fetch(tile, slot):
                 first = start + tile * how.step
-                copy_in(how.windows(x_ref, x_s.at[slot], first, how.step, group), loaded.at[slot])
+                how.copy_in(x_ref, x_s.at[slot], loaded.at[slot], first, how.step, group)
 
-            copy_in(how.windows(x_ref, halo_s, start - past, past, group), halo_loaded)
+            how.copy_in(x_ref, y_s.at[0], halo_loaded, start - past, past, group)
             if counts_s is not None:
                 plgpu.copy_gmem_to_smem(counts_ref[0].at[b, piece], counts_s, halo_loaded)
             for tile in range(min(SLOTS, how.tiles)):
@@ -260,17 +283,16 @@ def forward(
                     window = taps[:-1]
                 plgpu.commit_smem()
                 first = start + tile * how.step
-                copy_out(how.windows(y_ref, y_s.at[out], first, how.step, group))
+                how.copy_out(y_s.at[out], y_ref, first, how.step, group)
                 pl.when(tile + SLOTS < steps)(lambda: fetch(tile + SLOTS, slot))
                 return tuple(window)
 
-            lax.fori_loop(0, steps, step, tuple(past_inputs(halo_s, how, piece, past)))
+            lax.fori_loop(0, steps, step, tuple(past_inputs(y_s.at[0], how, piece, past)))
             plgpu.wait_smem_to_gmem(0)
 
         scratch = [
             how.smem(SLOTS, rows=how.step, dtype=dtype),
             how.smem(OUT_SLOTS, rows=how.step, dtype=dtype),
-            how.smem(rows=past, dtype=dtype),
             plgpu.Barrier(num_arrivals=how.streams, num_barriers=SLOTS),
             plgpu.Barrier(num_arrivals=how.streams + (counts is not None)),
         ]

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.short_conv import kernel
 from pallas_kernels.short_conv.kernel import OUT_SLOTS, SLOTS
 
+PROGRAMS = {False: 3, True: 3}  # see kernel.py
 # Tokens; more need more registers than three programs a multiprocessor have. Fewer with segments.
 UNROLLED = {False: 2, True: 1}
 
@@ -36,21 +37,20 @@ def gradients(
 
     def program(x_ref, dy_ref, weight_ref, *refs):
         *counts_ref, dx_ref, dweight_ref = refs
-        group, piece, b = (lax.axis_index(name) for name in ("group", "piece", "b"))
+        b, piece, group = (lax.axis_index(name) for name in ("b", "piece", "group"))
         start = piece * (how.streams * how.stretch)
         steps = kernel.tiles_with_tokens(length, how, piece)
         x_ref, dy_ref, dx_ref = (ref.at[b] for ref in (x_ref, dy_ref, dx_ref))
 
-        def scoped(x_s, dy_s, dx_s, halo_s, loaded, halo_loaded, counts_s=None):
+        def scoped(x_s, dy_s, dx_s, loaded, halo_loaded, counts_s=None):
             def fetch_rows(first, rows, slot):
                 for ref, smem in ((x_ref, x_s), (dy_ref, dy_s)):
-                    pairs = how.windows(ref, smem.at[slot], first, rows, group)
-                    kernel.copy_in(pairs, loaded.at[slot])
+                    how.copy_in(ref, smem.at[slot], loaded.at[slot], first, rows, group)
 
             def fetch(tile):  # slot 0 has the first W - 1 tokens before the tiles
                 fetch_rows(start + past + tile * how.step, how.step, lax.rem(tile + 1, SLOTS))
 
-            kernel.copy_in(how.windows(x_ref, halo_s, start - past, past, group), halo_loaded)
+            how.copy_in(x_ref, dx_s.at[0], halo_loaded, start - past, past, group)
             if counts_s is not None:
                 plgpu.copy_gmem_to_smem(counts_ref[0].at[b, piece], counts_s, halo_loaded)
             fetch_rows(start, past, 0)
@@ -82,7 +82,11 @@ def gradients(
             zero = plgpu.layout_cast(
                 jnp.zeros((how.heads * how.streams, size), jnp.float32), how.layout()
             )
-            state = (kernel.past_inputs(halo_s, how, piece, past), [zero] * past, [zero] * width)
+            state = (
+                kernel.past_inputs(dx_s.at[0], how, piece, past),
+                [zero] * past,
+                [zero] * width,
+            )
             plgpu.barrier_wait(loaded.at[0])
             state = lax.fori_loop(
                 0, past, lambda i, state: tuple(token(0, i, i, *state)[1:]), kernel.as_tuples(state)
@@ -110,7 +114,7 @@ def gradients(
                 state = lax.fori_loop(0, how.step // unrolled, some, state)
                 plgpu.commit_smem()
                 first = start + tile * how.step
-                kernel.copy_out(how.windows(dx_ref, dx_s.at[out], first, how.step, group))
+                how.copy_out(dx_s.at[out], dx_ref, first, how.step, group)
                 pl.when(tile + SLOTS < steps)(lambda: fetch(tile + SLOTS))
                 return state
 
@@ -127,7 +131,6 @@ def gradients(
             how.smem(SLOTS, rows=how.step, dtype=dtype),
             how.smem(SLOTS, rows=how.step, dtype=dtype),
             how.smem(OUT_SLOTS, rows=how.step, dtype=dtype),
-            how.smem(rows=past, dtype=dtype),
             plgpu.Barrier(num_arrivals=2 * how.streams, num_barriers=SLOTS),
             plgpu.Barrier(num_arrivals=how.streams + (counts is not None)),
         ]

@@ -21,7 +21,7 @@ def short_conv_kernels(
     activation: str,
     norm_size: int | None,
     norm_eps: float,
-    stretch: int = kernel.STRETCH,
+    stretch: int | None = None,
     interpret=None,
 ) -> Float[Array, "B T D"]:
     """`short_conv` for what `kernel_support` takes; `stretch` and `interpret` are for tests."""
@@ -31,13 +31,9 @@ def short_conv_kernels(
     size = norm_size or (128 if channels % 128 == 0 else 64)
     groups = channels // size
     options = kernel.Options(activation == "silu", None if norm_size is None else norm_eps)
-    how = kernel.cut(groups, size, stretch=stretch)
-    call = {"options": options, "how": how, "interpret": interpret}
-    counts = None
-    if segments is not None:
-        counts = _counts(segments, weight.shape[0] - 1, how)
+    run = _differentiable(options, stretch, interpret)
     x = x.reshape(*x.shape[:2], groups, size)
-    y = _differentiable(call)(x, weight.reshape(-1, groups, size).astype(jnp.float32), counts)
+    y = run(x, weight.reshape(-1, groups, size).astype(jnp.float32), segments)
     return y.reshape(*y.shape[:2], channels)
 
 
@@ -58,17 +54,23 @@ def _counts(
     return jnp.take(count, np.minimum(token, length - 1), axis=1, mode="clip")
 
 
-def _differentiable(call):
-    @jax.custom_vjp
-    def run(x, weight, counts):
-        return kernel.forward(x, weight, counts, **call)
+def _differentiable(options: kernel.Options, stretch: int | None, interpret):
+    def call(run, programs, arrays, weight, segments):
+        how = kernel.cut(arrays[0].shape, programs[segments is not None], stretch=stretch)
+        counts = None if segments is None else _counts(segments, weight.shape[0] - 1, how)
+        return run(*arrays, weight, counts, options=options, how=how, interpret=interpret)
 
-    def forward(x, weight, counts):
-        return run(x, weight, counts), (x, weight, counts)
+    @jax.custom_vjp
+    def run(x, weight, segments):
+        return call(kernel.forward, kernel.PROGRAMS, [x], weight, segments)
+
+    def forward(x, weight, segments):
+        return run(x, weight, segments), (x, weight, segments)
 
     def backward(residuals, dy):
-        x, weight, counts = residuals
-        dx, dweights = kernel_gradients.gradients(x, dy, weight, counts, **call)
+        x, weight, segments = residuals
+        gradients, programs = kernel_gradients.gradients, kernel_gradients.PROGRAMS
+        dx, dweights = call(gradients, programs, [x, dy], weight, segments)
         return dx, jnp.sum(dweights, axis=(0, 1, 2)), None
 
     run.defvjp(forward, backward)

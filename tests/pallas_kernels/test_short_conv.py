@@ -62,7 +62,7 @@ def wanted(args, dy, ids, **options):
                 tap = tap * inside[:, :, None]
             y = y + tap * weight[back][None, None]
         if options.get("activation") == "silu":
-            y = y / (1 + jnp.exp(-y))
+            y = y * jax.nn.sigmoid(y)
         if size := options.get("norm_size"):
             groups = y.reshape(*y.shape[:2], -1, size)
             norm = jnp.sqrt(jnp.sum(groups**2, axis=-1, keepdims=True) + 1e-6)
@@ -81,39 +81,40 @@ def check(run, args, dy, ids, bound, **options):
         assert_close(name, x, reference, bound)
 
 
-CASES = [
-    pytest.param(13, 4, None, {"activation": "silu", "norm_size": 6}, id="silu_norm"),
-    pytest.param(9, 4, [1, 4, 6], {"activation": "silu", "norm_size": 3}, id="segments"),
-    pytest.param(2, 4, [1], {}, id="shorter_than_the_width"),
-    pytest.param(5, 1, None, {"norm_size": 12}, id="one_tap"),
-]
+SEGMENTS = [1, 4, 6]
+ALL = {"activation": "silu", "norm_size": 6}
 
 
-@pytest.mark.parametrize("implementation", ["xla", "reference"])
-@pytest.mark.parametrize(("length", "width", "boundaries", "options"), CASES)
-def test_values_and_gradients(length, width, boundaries, options, implementation):
-    args, dy, ids = make_inputs(2, length, 12, width, jnp.float32, boundaries)
-    run = functools.partial(short_conv, segment_ids=ids, implementation=implementation, **options)
-    check(run, args, dy, ids, BOUNDS["float32"], **options)
+@pytest.mark.parametrize(
+    ("length", "width", "dtype", "boundaries", "options"),
+    [
+        pytest.param(9, 4, "bfloat16", SEGMENTS, ALL, id="bfloat16"),
+        pytest.param(2, 4, "float32", [1], {}, id="shorter_than_the_width"),
+        pytest.param(5, 1, "float32", None, {"norm_size": 12}, id="one_tap"),
+    ],
+)
+def test_values_and_gradients(length, width, dtype, boundaries, options):
+    args, dy, ids = make_inputs(2, length, 12, width, dtype, boundaries)
+    run = functools.partial(short_conv, segment_ids=ids, **options)
+    check(run, args, dy, ids, BOUNDS[dtype], **options)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_16_bits(dtype):
-    options = {"activation": "silu", "norm_size": 6}
-    args, dy, ids = make_inputs(2, 13, 12, 4, dtype)
-    check(functools.partial(short_conv, **options), args, dy, ids, BOUNDS[dtype], **options)
+def test_reference():
+    args, dy, ids = make_inputs(2, 9, 12, 4, jnp.float32, SEGMENTS)
+    y = short_conv(*args, segment_ids=ids, implementation="reference", **ALL)
+    assert_close("y", y, wanted(args, dy, ids, **ALL)[0], BOUNDS["float32"])
 
 
 # D of one program's channels, and of as few as several stretches are walked abreast.
 @pytest.mark.parametrize(
     ("sizes", "dtype", "boundaries", "norm_size"),
     [
-        pytest.param((2, 39, 1024, 4), "bfloat16", None, 128, id="ring"),
-        pytest.param((1, 37, 64, 3), "float16", [1, 8, 9, 19], 64, id="streams_segments"),
+        pytest.param((1, 18, 1024, 4), "bfloat16", None, 128, id="ring"),
+        pytest.param((1, 14, 256, 3), "float16", [1, 4, 6], 256, id="streams_segments"),
     ],
 )
 def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
-    """Stretches of 8 and 24 tokens, the last one ragged; boundaries at their edges and inside."""
+    """Stretches of 16 and 4 tokens, the last one ragged; boundaries at their edges and inside."""
     args, dy, ids = make_inputs(*sizes, dtype, boundaries)
     run = functools.partial(
         short_conv_kernels,
@@ -121,8 +122,8 @@ def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
         activation="silu",
         norm_size=norm_size,
         norm_eps=1e-6,
-        stretch=24 if boundaries is None else 8,
-        interpret=plgpu.InterpretGPUParams(detect_races=True),
+        stretch=16 if boundaries is None else 4,
+        interpret=plgpu.InterpretGPUParams(detect_races=boundaries is None),
     )
     check(run, args, dy, ids, BOUNDS[dtype], activation="silu", norm_size=norm_size)
 
@@ -131,8 +132,7 @@ def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
     ("channels", "width", "segmented", "norm_size"),
     [
         pytest.param(2048, 4, False, 128, id="norm"),
-        pytest.param(1024, 4, True, 256, id="segments"),
-        pytest.param(192, 2, True, None, id="streams"),
+        pytest.param(192, 2, True, None, id="streams_segments"),
     ],
 )
 def test_kernels_lower_for_cuda(channels, width, segmented, norm_size):
@@ -150,7 +150,7 @@ def test_kernels_lower_for_cuda(channels, width, segmented, norm_size):
     with jax.sharding.use_abstract_mesh(H200):
         traced = run.trace(x, array(width, channels, dtype=jnp.float32), segments, x)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("mosaic_gpu_v2") >= 2 or text.count("mosaic_gpu") >= 2
+    assert text.count("mosaic_gpu") >= 2
     assert [out.shape for out in traced.out_info] == [x.shape, x.shape, (width, channels)]
 
 
