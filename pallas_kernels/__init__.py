@@ -7,3 +7,5 @@ from pallas_kernels.delta_rule.api import delta_rule as delta_rule
 from pallas_kernels.delta_rule.sharded import delta_rule_sharded as delta_rule_sharded
 from pallas_kernels.delta_rule.step import delta_rule_step as delta_rule_step
 from pallas_kernels.linear_attention import linear_attention as linear_attention
+from pallas_kernels.short_conv.api import short_conv as short_conv
+from pallas_kernels.short_conv.sharded import short_conv_sharded as short_conv_sharded

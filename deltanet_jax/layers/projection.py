@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Linear -> short convolution -> activation: how recurrent mixers make queries, keys, values."""
+"""Linear -> short convolution -> activation -> norm: how recurrent mixers make q, k, v."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from deltanet_jax.layers.linear import linear
+from deltanet_jax.layers.norm import l1_norm, l2_norm
 from deltanet_jax.layers.short_conv import ShortConv
+from pallas_kernels.short_conv.api import ACTIVATIONS as FUSED_ACTIVATIONS
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -17,10 +19,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu_plus_one": lambda x: jax.nn.elu(x) + 1,
     "identity": lambda x: x,
 }
+NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {"l2": l2_norm, "l1": l1_norm}
 
 
 class HeadProjection(nnx.Module):
-    """x [B, T, D] -> [B, T, H, head_dim]. `conv_size` 0 leaves the convolution out.
+    """x [B, T, D] -> [B, T, H, head_dim]. `conv_size` 0 leaves the convolution out, `norm` None
+    the norm of heads.
 
     The state is the convolution's, or an empty tuple without one.
     """
@@ -33,6 +37,7 @@ class HeadProjection(nnx.Module):
         *,
         conv_size: int,
         activation: str,
+        norm: str | None = None,
         init_std: float,
         dtype,
         param_dtype,
@@ -41,6 +46,7 @@ class HeadProjection(nnx.Module):
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.activation = activation
+        self.norm = norm
         size = num_heads * head_dim
         kinds = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.proj = linear(d_model, size, init_std=init_std, **kinds)
@@ -58,10 +64,17 @@ class HeadProjection(nnx.Module):
     ) -> tuple[Float[Array, "B T H K"], object]:
         y = self.proj(x)
         new_state = ()
-        if self.conv is not None:
-            y, new_state = self.conv(y, segment_ids=segment_ids, state=state)
-        y = ACTIVATIONS[self.activation](y)
-        return y.reshape(*y.shape[:2], self.num_heads, self.head_dim), new_state
+        activation, norm = self.activation, self.norm
+        if self.conv is not None:  # with what of the rest it can do in the same pass
+            options = {}
+            if activation in FUSED_ACTIVATIONS:
+                options["activation"], activation = activation, "identity"
+                if norm == "l2":
+                    options["norm_size"], norm = self.head_dim, None
+            y, new_state = self.conv(y, segment_ids=segment_ids, state=state, **options)
+        y = ACTIVATIONS[activation](y)
+        y = y.reshape(*y.shape[:2], self.num_heads, self.head_dim)
+        return y if norm is None else NORMS[norm](y), new_state
 
 
 class QKVProjection(nnx.Module):
@@ -80,15 +93,18 @@ class QKVProjection(nnx.Module):
         *,
         qk_activation: str,
         v_activation: str,
+        qk_norm: str | None = None,
         **options,
     ):
         self.head_k_dim, self.head_v_dim = head_k_dim, head_v_dim
 
-        def heads(head_dim: int, activation: str) -> HeadProjection:
-            return HeadProjection(d_model, num_heads, head_dim, activation=activation, **options)
+        def heads(head_dim: int, activation: str, norm: str | None = None) -> HeadProjection:
+            return HeadProjection(
+                d_model, num_heads, head_dim, activation=activation, norm=norm, **options
+            )
 
-        self.q_heads = heads(head_k_dim, qk_activation)
-        self.k_heads = heads(head_k_dim, qk_activation)
+        self.q_heads = heads(head_k_dim, qk_activation, qk_norm)
+        self.k_heads = heads(head_k_dim, qk_activation, qk_norm)
         self.v_heads = heads(head_v_dim, v_activation)
 
     def init_state(self, batch_size: int) -> tuple:

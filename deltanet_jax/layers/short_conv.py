@@ -1,17 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The short depthwise causal convolution, segment-aware and with a decoding state."""
+"""The short depthwise causal convolution as a layer: its weight and its decoding state."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from deltanet_jax.sharding import operator_axes
+from pallas_kernels import short_conv, short_conv_sharded
 from pallas_kernels._common.segments import number_segments
 
 
 class ShortConv(nnx.Module):
     """y_t = sum_{j<W} weight_j * x_{t-j}, each channel on its own; taps stop at segment starts.
+
+    Activation and L2 norm after it are the operator's, so that they cost no further pass.
 
     Attributes:
         weight: [W, D]; weight[j] multiplies the input j tokens back.
@@ -39,31 +45,31 @@ class ShortConv(nnx.Module):
         *,
         segment_ids: Int[Array, "B T"] | None = None,
         state: Float[Array, "B P D"] | None = None,
+        **options,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B P D"]]:
-        """Returns (y, the state after x). `state` continues the row's first segment."""
-        batch_size, length, _ = x.shape
-        past = self.width - 1
+        """Returns (y, the state after x). `state` continues the row's first segment.
+
+        `options` are `pallas_kernels.short_conv`'s activation, norm_size, norm_eps.
+        """
+        length, past = x.shape[1], self.width - 1
         x = x.astype(self.dtype)
-        # Sums, also of the weight's gradient, in float32: 16 bits lose 1e-2 of it.
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        weight = self.weight[...].astype(wide)
-        if state is None:
-            state = self.init_state(batch_size)
-        extended = jnp.concatenate([state, x], axis=1)
+        weight = self.weight[...]
         # The state is zero where it isn't of the first segment, so it may share that segment's id.
+        before = self.init_state(x.shape[0]) if state is None else state
+        extended = jnp.concatenate([before, x], axis=1)
         ids = None
         if segment_ids is not None:
-            ids = jnp.pad(number_segments(segment_ids), ((0, 0), (past, 0)))[:, :, None]
+            ids = jnp.pad(number_segments(segment_ids), ((0, 0), (past, 0)))
 
-        y = jnp.zeros(x.shape, wide)
-        for back in range(self.width):
-            tap = slice(past - back, past - back + length)
-            term = extended[:, tap].astype(wide) * weight[back][None, None, :]
-            if ids is not None and back > 0:
-                term = jnp.where(ids[:, tap] == ids[:, past:], term, 0)
-            y = y + term
+        if state is None:
+            axes = operator_axes()
+            run = short_conv if axes is None else functools.partial(short_conv_sharded, **axes)
+            y = run(x, weight, segment_ids=segment_ids, **options)
+        else:  # decoding: few tokens
+            y = short_conv(extended, weight, segment_ids=ids, implementation="xla", **options)
+            y = y[:, past:]
 
         tail = extended[:, length:]
         if ids is not None:
-            tail = jnp.where(ids[:, length:] == ids[:, -1:], tail, 0)
-        return y.astype(self.dtype), tail
+            tail = jnp.where((ids[:, length:] == ids[:, -1:])[:, :, None], tail, 0)
+        return y, tail

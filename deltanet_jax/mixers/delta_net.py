@@ -13,15 +13,13 @@ from jaxtyping import Array, Float, Int
 
 from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
-from deltanet_jax.layers.norm import l1_norm, l2_norm, rms_norm
-from deltanet_jax.layers.projection import ACTIVATIONS, QKVProjection
+from deltanet_jax.layers.norm import rms_norm
+from deltanet_jax.layers.projection import ACTIVATIONS, NORMS, QKVProjection
 from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
 from deltanet_jax.sharding import operator_axes
 from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
-
-QK_NORMS = {"l2": l2_norm, "l1": l1_norm}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +54,7 @@ class DeltaNetConfig(MixerConfig):
         check_at_least(self, "num_heads", 1)
         check_at_least(self, "conv_size", 0)
         check_one_of(self, "qk_activation", tuple(ACTIVATIONS))
-        check_one_of(self, "qk_norm", tuple(QK_NORMS))
+        check_one_of(self, "qk_norm", tuple(NORMS))
         check_one_of(self, "chunk_size", CHUNK_SIZES)
         check_one_of(self, "implementation", (None, "reference", "xla", "pallas", "triton"))
 
@@ -97,6 +95,7 @@ class DeltaNet(nnx.Module):
             head_dim(context.d_model, config.num_heads, config.head_v_dim, "head_v_dim"),
             conv_size=config.conv_size,
             qk_activation=config.qk_activation,
+            qk_norm=config.qk_norm,
             v_activation="silu",
             init_std=context.init_std,
             **context.kinds(),
@@ -161,8 +160,7 @@ class DeltaNet(nnx.Module):
         """The operator's arguments q, k, v, beta for inputs x, and the convolutions' new states."""
         old = None if state is None else state.convs
         q, k, v, convs = self.qkv(x, segment_ids=segment_ids, state=old)
-        normalise = QK_NORMS[self.config.qk_norm]
         beta = jax.nn.sigmoid(self.beta_proj(x))
         if self.config.allow_neg_eigval:
             beta = 2 * beta
-        return normalise(q), normalise(k), v, beta, convs
+        return q, k, v, beta, convs

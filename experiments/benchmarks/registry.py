@@ -4,7 +4,7 @@
 
 from experiments.benchmarks.delta_rule import DELTA_RULE, DELTA_RULE_VS_RECURRENT
 from experiments.benchmarks.l2_norm import L2_NORM
-from experiments.benchmarks.short_conv import SHORT_CONV, SHORT_CONV_SEGMENTS
+from experiments.benchmarks.short_conv import SHORT_CONV, SHORT_CONV_NORM, SHORT_CONV_SEGMENTS
 
 OPERATIONS = {
     operation.name: operation
@@ -12,6 +12,7 @@ OPERATIONS = {
         DELTA_RULE,
         DELTA_RULE_VS_RECURRENT,
         SHORT_CONV,
+        SHORT_CONV_NORM,
         SHORT_CONV_SEGMENTS,
         L2_NORM,
     )
