@@ -23,10 +23,10 @@ def _kernels(*args, **options):
     return short_conv_kernels(*args, **options)
 
 
-# In order of preference.
+# In order of preference. The kernels have not run on a GPU yet, so they must be asked for by name.
 IMPLEMENTATIONS = (
-    dispatch.Implementation("pallas", _kernels, kernel_support.unsupported),
     dispatch.Implementation("xla", short_conv_taps, lambda *args, **kwargs: None),
+    dispatch.Implementation("pallas", _kernels, kernel_support.unsupported),
     dispatch.Implementation("reference", short_conv_reference, lambda *args, **kwargs: None),
 )
 
@@ -56,8 +56,8 @@ def short_conv(
         activation: "silu" or "identity".
         norm_size: channels of a group; divides D. None: no norm.
         norm_eps: a Python number, not traced.
-        implementation: "reference" (the definition), "xla" (any platform), "pallas" (Hopper), or
-            None: the first that can run here, logged once.
+        implementation: "reference" (the definition), "xla" (any platform), "pallas" (Hopper; not
+            run on a GPU yet), or None: "xla".
     Returns:
         y [B, T, D] in x.dtype.
     Raises:
