@@ -145,7 +145,7 @@ def compile_kernel(equation, sharding) -> dict[str, int | float | str]:
     }
 
 
-def _use_wheels_ptxas() -> None:
+def use_wheels_ptxas() -> None:
     """Puts nvidia-cuda-nvcc's ptxas on PATH; where there is none, one on PATH is used."""
     spec = importlib.util.find_spec("nvidia")
     for root in spec.submodule_search_locations if spec else ():
@@ -161,7 +161,7 @@ def main() -> int:
         "MOSAIC_GPU_DUMP_PTXAS": "1",
         "MOSAIC_GPU_DUMP_HOST_LLVM": "1",
     }
-    _use_wheels_ptxas()
+    use_wheels_ptxas()
     topology = topologies.get_topology_desc(
         platform="cuda", topology_name="h200", topology="1x1x1", target_config=TARGET
     )
