@@ -3,16 +3,28 @@
 """The base of task configs: `kind` names the task in JSON and in flags, `make` builds it."""
 
 import dataclasses
-from collections.abc import Sized
 from typing import ClassVar
+
+import grain
 
 from deltanet_jax.config import Config
 from deltanet_jax.train.task import Task
 
 
-def endless(dataset: Sized) -> int:
-    """Epochs enough for any run. (Grain's own endless repetition overflows in batches of one.)"""
-    return 2**50 // max(1, len(dataset))
+def shuffled_epochs(source, seed: int, batch_size: int, *, threads: int = 1) -> grain.IterDataset:
+    """Endless batches of `source`, every epoch in another order; checkpointable."""
+    # Grain's own endless repetition overflows in batches of one.
+    epochs = 2**50 // max(1, len(source))
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs).batch(batch_size)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    return dataset.to_iter_dataset(options)
+
+
+def evenly_spaced(source, limit: int) -> grain.MapDataset:
+    """At most `limit` examples of `source`, evenly spaced; 0 is all."""
+    dataset = grain.MapDataset.source(source)
+    stride = max(1, len(source) // limit) if limit else 1
+    return dataset[::stride][:limit] if limit else dataset
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from deltanet_jax.config import check_at_least
-from experiments.tasks.base import TaskConfig, endless
+from experiments.tasks.base import TaskConfig, evenly_spaced, shuffled_epochs
 from experiments.tasks.language_modeling import data
 
 logger = logging.getLogger("experiments")
@@ -100,16 +100,11 @@ class LanguageModelingTask:
 
     def train_dataset(self, batch_size: int) -> grain.IterDataset:
         """Epochs over the windows, each in another order."""
-        dataset = grain.MapDataset.source(self._train).seed(self.config.data_seed)
-        dataset = dataset.shuffle().repeat(endless(dataset)).batch(batch_size)
-        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+        return shuffled_epochs(self._train, self.config.data_seed, batch_size)
 
     def eval_dataset(self) -> grain.MapDataset:
         """Windows of the held-out text."""
-        dataset = grain.MapDataset.source(self._held_out)
-        limit = self.config.max_eval_windows
-        stride = max(1, len(self._held_out) // limit) if limit else 1
-        return dataset[::stride][:limit] if limit else dataset
+        return evenly_spaced(self._held_out, self.config.max_eval_windows)
 
     def metrics(self, loss: float, accuracy: float) -> dict[str, float]:
         """Bits per byte; the end of a document counts as a byte."""

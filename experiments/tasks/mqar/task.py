@@ -8,7 +8,7 @@ from typing import ClassVar
 import grain
 
 from deltanet_jax.config import check_at_least
-from experiments.tasks.base import TaskConfig, endless
+from experiments.tasks.base import TaskConfig, shuffled_epochs
 from experiments.tasks.mqar.generator import MQARSource
 
 TRAIN_STREAM, EVAL_STREAM = 0, 1
@@ -81,9 +81,7 @@ class MQARTask:
     def train_dataset(self, batch_size: int) -> grain.IterDataset:
         """Epochs over the training examples, each in another order."""
         source = self._source(TRAIN_STREAM, self.config.num_train_examples)
-        dataset = grain.MapDataset.source(source).seed(self.config.data_seed)
-        dataset = dataset.shuffle().repeat(endless(dataset)).batch(batch_size)
-        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+        return shuffled_epochs(source, self.config.data_seed, batch_size)
 
     def eval_dataset(self) -> grain.MapDataset:
         """Examples of a stream that training never draws from."""

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from deltanet_jax.config import check_at_least
-from experiments.tasks.base import TaskConfig, endless
+from experiments.tasks.base import TaskConfig, evenly_spaced, shuffled_epochs
 
 logger = logging.getLogger("experiments")
 
@@ -171,16 +171,11 @@ class TokensTask:
 
     def train_dataset(self, batch_size: int) -> grain.IterDataset:
         """Epochs over the windows, each in another order."""
-        dataset = grain.MapDataset.source(self._train).seed(self.config.data_seed)
-        dataset = dataset.shuffle().repeat(endless(dataset)).batch(batch_size)
-        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=16))
+        return shuffled_epochs(self._train, self.config.data_seed, batch_size, threads=4)
 
     def eval_dataset(self) -> grain.MapDataset:
         """Held-out windows."""
-        dataset = grain.MapDataset.source(self._held_out)
-        limit = self.config.max_eval_windows
-        stride = max(1, len(self._held_out) // limit) if limit else 1
-        return dataset[::stride][:limit] if limit else dataset
+        return evenly_spaced(self._held_out, self.config.max_eval_windows)
 
     def metrics(self, loss: float, accuracy: float) -> dict[str, float]:
         """exp(loss)."""
