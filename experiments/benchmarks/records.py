@@ -108,19 +108,20 @@ def latest(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
 
     Of each shape and mode: the latest run with both ours and a peer's row, or the latest with ours.
     Ratios are thus always of one process on one machine. Seconds to the first result, which a run
-    that compiles ahead does not have, are the latest of that implementation on that device.
+    that compiles ahead does not have, are the latest of that implementation at that commit.
     """
     rows = sorted(rows, key=lambda r: r["date"])
     firsts = {}
     for row in rows:
-        key = (*row["shape"].values(), row["mode"], row["implementation"])
+        key = (*row["shape"].values(), row["mode"], row["implementation"], row["commit"])
         if row.get("first_call_s") is not None:
             firsts[key] = row["first_call_s"]
     runs: dict[tuple, dict[str, dict[str, dict]]] = {}
     for row in rows:
-        first = firsts.get((*row["shape"].values(), row["mode"], row["implementation"]))
+        sizes, mode = tuple(row["shape"].values()), row["mode"]
+        first = firsts.get((*sizes, mode, row["implementation"], row["commit"]))
         row = row | {"first_call_s": first}
-        key = (tuple(row["shape"].values()), row["mode"])
+        key = (sizes, mode)
         runs.setdefault(key, {}).setdefault(row["run"], {})[row["implementation"]] = row
     chosen = {}
     for key, by_run in runs.items():

@@ -57,8 +57,9 @@ def delta_rule_table(cases: dict[tuple, dict[str, dict]], peer: str = "fla") -> 
     lines = [
         "| H, K, V | B, T | forward, ms: ours / FLA | of the floor "
         '| forward and backward, ms: ours / FLA | of the floor | the same with `residuals="save"` '
-        "| largest RMS error: ours / FLA | memory, MiB: ours / saved / FLA | first result, s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| largest RMS error: ours / FLA | memory, MiB: ours / saved / FLA | first result, s "
+        "| commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for shape in sorted({shape for shape, _ in cases}, key=_order):
         found = [cases.get((shape, mode), {}) for mode in ("forward", "forward_and_vjp")]
@@ -73,6 +74,7 @@ def delta_rule_table(cases: dict[tuple, dict[str, dict]], peer: str = "fla") -> 
         cells += [" / ".join(_memory(row) for row in (mine[1], saved, peers[1]))]
         first = mine[1]["first_call_s"] if mine[1] else None
         cells += ["–" if first is None else f"{first:.1f}"]
+        cells += [", ".join(sorted({row["commit"][:7] for row in mine if row}))]
         batch, length, *sizes = shape
         lines.append(f"| {', '.join(map(str, sizes))} | {batch}, {length} | {' | '.join(cells)} |")
     return "\n".join(lines)

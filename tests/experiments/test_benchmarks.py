@@ -297,8 +297,18 @@ def test_ratios_are_of_one_run():
     cases = records.latest(rows)
     (found,) = cases.values()
     assert {name: r["median_ms"] for name, r in found.items()} == {"pallas": 1.0, "fla": 5.0}
+    assert found["pallas"]["first_call_s"] == 2.0
     table = tables.delta_rule_table(cases)
     assert "| 16, 128, 128 | 16, 2048 | 1.000 / 5.000 = 1 / 5.0 | – | not measured |" in table
+
+
+def test_seconds_to_the_first_result_are_of_the_same_commit():
+    cold = row("pallas", run="a", day=1)
+    ahead = row("pallas", run="b", day=2, first_call_s=None)
+    (found,) = records.latest([cold, ahead]).values()
+    assert found["pallas"]["first_call_s"] == 2.0
+    (found,) = records.latest([cold, ahead | {"commit": "9876543210"}]).values()
+    assert found["pallas"]["first_call_s"] is None
 
 
 def test_tables_from_records():
@@ -313,7 +323,7 @@ def test_tables_from_records():
     table = tables.delta_rule_table(records.latest(rows))
     assert table.splitlines()[2] == (
         "| 16, 128, 128 | 16, 2048 | 1.000 / 2.500 = 1 / 2.5 | 62% | 2.000 / 7.000 = 1 / 3.5 "
-        "| 62% | 1.750 / 7.000 = 1 / 4.0 | 4.0e-03 / 5.0e-03 | 2 / 4 / 8 | 2.0 |"
+        "| 62% | 1.750 / 7.000 = 1 / 4.0 | 4.0e-03 / 5.0e-03 | 2 / 4 / 8 | 2.0 | 0123456 |"
     )
     recurrent = [
         row("pallas", "forward_and_vjp", median=2.0),
