@@ -263,7 +263,7 @@ class Cotangents(NamedTuple):
     dv: Float[Array, "B T H V"] | None
     dbeta: Float[Array, "B H T2"] | None
     dstates: Float[Array, "B H N V K"] | None  # over scale, transposed, leaving each chunk
-    dinitial_state: Float[Array, "B H K V"]  # over scale
+    dinitial_state: Float[Array, "B H K V"]
 
 
 def cotangents(
@@ -278,7 +278,7 @@ def cotangents(
     *,
     scale: float,
 ) -> Cotangents:
-    """The reverse pass. `dfinal_state` is over `scale`; without `d`, dinitial_state is all."""
+    """The reverse pass; without `d`, dinitial_state is all."""
     dtype = do.dtype
     batch, heads, key_size, value_size = dfinal_state.shape
 
@@ -327,6 +327,7 @@ def cotangents(
         types,
         warpgroups=1 if _few(q) else warpgroups_of(value_size),
         reverse=True,
+        unit=scale,
     )
     dbeta = stored.get("dbeta")
     if dbeta is not None:  # always added in this order, that of kernel_backward.py

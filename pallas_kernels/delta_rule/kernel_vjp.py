@@ -140,7 +140,7 @@ def _backward(options, residuals, cotangents):
     scale, pieces, _ = options
     q, k, v, beta = _cut_inputs(inputs, pieces)
     do = _cut(do, pieces)
-    dstates = dfinal_state / scale
+    dstates = dfinal_state
     if forward is None:
         forward = kernel_passes.forward(
             q, k, v, beta, tiles, marks, states, scale=scale, outputs=False, save=True
@@ -165,7 +165,7 @@ def _backward(options, residuals, cotangents):
     dbeta = jnp.swapaxes(dbeta, 1, 2)[:, : q.shape[1]]
     dbeta = dbeta.reshape(inputs[3].shape).astype(inputs[3].dtype)
     dinitial_state = dinitial_state.reshape(-1, pieces, *dfinal_state.shape[1:])[:, 0]
-    return dq, dk, dv, dbeta, scale * dinitial_state, None
+    return dq, dk, dv, dbeta, dinitial_state, None
 
 
 _delta_rule.defvjp(_forward, _backward)
