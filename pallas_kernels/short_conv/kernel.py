@@ -205,7 +205,8 @@ def forward(
     Args:
         x: bfloat16 or float16.
         weight: float32.
-        counts: tokens of the same segment just before each one, at most W - 1 (see `kernel_vjp`).
+        counts: tokens of the same segment just before each one, at most W - 1 (see `kernel_vjp`);
+            None with W = 1.
     """
     length, past, dtype = x.shape[1], weight.shape[0] - 1, x.dtype
 
@@ -221,14 +222,16 @@ def forward(
                 tokens = how.piece(x_ref, start + tile * how.step, how.step, group)
                 plgpu.copy_gmem_to_smem(tokens, how.tokens(x_s, slot), loaded.at[slot])
 
-            halo = how.piece(x_ref, start - past, past, group)
-            plgpu.copy_gmem_to_smem(halo, how.tokens(y_s, 0, past), halo_loaded)
+            if past:
+                halo = how.piece(x_ref, start - past, past, group)
+                plgpu.copy_gmem_to_smem(halo, how.tokens(y_s, 0, past), halo_loaded)
             if counts_s is not None:
                 plgpu.copy_gmem_to_smem(counts_ref[0].at[b, piece], counts_s, halo_loaded)
             for tile in range(min(SLOTS, how.tiles)):
                 pl.when(tile < steps)(lambda tile=tile: fetch(tile, tile))
             weights = load_weights(weight_ref, how, group)
-            plgpu.barrier_wait(halo_loaded)
+            if past:
+                plgpu.barrier_wait(halo_loaded)
 
             def step(tile, window):
                 slot, out = lax.rem(tile, SLOTS), lax.rem(tile, OUT_SLOTS)

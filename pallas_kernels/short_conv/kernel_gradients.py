@@ -51,15 +51,18 @@ def gradients(
             def fetch(tile):  # slot 0 has the first W - 1 tokens before the tiles
                 fetch_rows(start + past + tile * how.step, how.step, lax.rem(tile + 1, SLOTS))
 
-            halo = how.piece(x_ref, start - past, past, group)
-            plgpu.copy_gmem_to_smem(halo, how.tokens(dx_s, 0, past), halo_loaded)
+            if past:
+                halo = how.piece(x_ref, start - past, past, group)
+                plgpu.copy_gmem_to_smem(halo, how.tokens(dx_s, 0, past), halo_loaded)
+                fetch_rows(start, past, 0)
             if counts_s is not None:
                 plgpu.copy_gmem_to_smem(counts_ref[0].at[b, piece], counts_s, halo_loaded)
-            fetch_rows(start, past, 0)
             for tile in range(min(SLOTS - 1, how.tiles)):
                 pl.when(tile < steps)(lambda tile=tile: fetch(tile))
             weights = kernel.load_weights(weight_ref, how, group)
-            plgpu.barrier_wait(halo_loaded)
+            if past:
+                plgpu.barrier_wait(halo_loaded)
+                plgpu.barrier_wait(loaded.at[0])
 
             def token(slot, row, number, window, waiting, dweights):
                 """One token's dz and where it goes; dx of W - 1 tokens ago is then finished."""
@@ -76,10 +79,11 @@ def gradients(
                     dy = kernel.over_channels(r, dy) * dy - kernel.over_channels(along, u) * u
                 dz = dy if slope is None else dy * slope
                 parts = kernel.masked([w * dz for w in weights], same)
-                dx = waiting[-1] + parts[-1]
-                behind = [a + b for a, b in zip(waiting, parts[1:-1], strict=False)]
+                # What has come together of dx, from the newest token to the oldest.
+                first, *rest = parts
+                sums = [first, *(a + b for a, b in zip(waiting, rest, strict=True))]
                 dweights = [a + tap * dz for a, tap in zip(dweights, taps, strict=True)]
-                return dx, *kernel.as_tuples((taps[:-1], [parts[0], *behind], dweights))
+                return sums[-1], *kernel.as_tuples((taps[:-1], sums[:-1], dweights))
 
             zero = plgpu.layout_cast(jnp.zeros((how.heads, size), jnp.float32), how.layout())
             state = (
@@ -87,7 +91,6 @@ def gradients(
                 [zero] * past,
                 [zero] * width,
             )
-            plgpu.barrier_wait(loaded.at[0])
             state = lax.fori_loop(
                 0, past, lambda i, state: tuple(token(0, i, i, *state)[1:]), kernel.as_tuples(state)
             )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 GROUP_SIZES = (64, 128, 256)
-WIDTHS = (2, 3, 4)
+WIDTHS = (1, 2, 3, 4)
 MIN_LENGTH = 16
 ELEMENTS = 1024  # channels that a program takes
 

@@ -17,7 +17,6 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from pallas_kernels import short_conv, short_conv_sharded
-from pallas_kernels._common.segments import number_segments
 from pallas_kernels.short_conv import kernel_support
 from pallas_kernels.short_conv.kernel_vjp import short_conv_kernels
 from tests.helpers.compare import BOUNDS, assert_close
@@ -110,6 +109,7 @@ def test_reference():
     [
         pytest.param((1, 18, 1024, 4), "bfloat16", None, 128, id="ring"),
         pytest.param((1, 14, 1024, 3), "float16", [1, 4, 6], 256, id="segments"),
+        pytest.param((1, 18, 1024, 1), "bfloat16", None, 64, id="one_tap"),
     ],
 )
 def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
@@ -117,7 +117,7 @@ def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
     args, dy, ids = make_inputs(*sizes, dtype, boundaries)
     run = functools.partial(
         short_conv_kernels,
-        segments=None if ids is None else number_segments(ids),
+        segments=ids,
         activation="silu",
         norm_size=norm_size,
         norm_eps=1e-6,
@@ -132,6 +132,7 @@ def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
     [
         pytest.param(2048, 4, False, 128, id="norm"),
         pytest.param(1024, 2, True, None, id="segments"),
+        pytest.param(1024, 1, False, 128, id="one_tap"),
     ],
 )
 def test_kernels_lower_for_cuda(channels, width, segmented, norm_size):

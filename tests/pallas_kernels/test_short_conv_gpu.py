@@ -34,6 +34,7 @@ BOUNDARIES = [1, 4, 5, 63, 64, 66, 200, 512, 513, 700]
         pytest.param((1, 1030, 2048, 4), {"activation": "silu", "norm_size": 256}, id="norm_256"),
         pytest.param((2, 777, 2048, 4), {"activation": "silu"}, id="no_norm"),
         pytest.param((1, 16, 1024, 2), {}, id="shortest"),
+        pytest.param((3, 777, 1024, 1), {"norm_size": 128}, id="one_tap"),
     ],
 )
 def test_values_and_gradients(sizes, options, boundaries, dtype):
