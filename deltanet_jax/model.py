@@ -10,20 +10,29 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from deltanet_jax.config import Config, check_at_least, check_one_of
+from deltanet_jax.layers.embedding import lookup
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.mlp import SwiGLU, default_hidden_size
 from deltanet_jax.layers.norm import rms_norm
-from deltanet_jax.mixers.base import READ_OUT, Context, MixerConfig
+from deltanet_jax.mixers.base import ARGUMENTS, READ_OUT, Context, MixerConfig
 from deltanet_jax.mixers.registry import make_mixer
+from pallas_kernels._common.names import RESIDUALS
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 _policies = jax.checkpoint_policies
+
+
+def _products_and(*names: str):
+    return _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(*names)
+    )
+
+
 REMAT_POLICIES = {
     "none": _policies.everything_saveable,
-    "products": _policies.save_from_both_policies(
-        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(READ_OUT)
-    ),
+    "products": _products_and(READ_OUT, RESIDUALS),
+    "arguments": _products_and(READ_OUT, RESIDUALS, ARGUMENTS),
     "full": _policies.nothing_saveable,
 }
 
@@ -46,7 +55,8 @@ class ModelConfig(Config):
             at init_std / sqrt(2 num_layers).
         param_dtype, compute_dtype: of stored weights and of activations.
         remat: what a layer keeps for its backward pass. "none": everything; "products": matrix
-            products and the mixers' read-outs, the rest is computed again; "full": its input.
+            products, the mixers' read-outs and what operators keep, the rest is computed again;
+            "arguments": also the operators' arguments; "full": its input.
         scan_unroll: periods laid out one after another in each step of the scan over depth. All of
             them (num_layers / len(layer_pattern)) is the fastest: what layers keep is not copied to
             and from arrays of all layers. Program and compile time grow with it.
@@ -181,11 +191,12 @@ class LanguageModel(nnx.Module):
         dropout_key: jax.Array | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple | None]:
         """Everything but the head: the final hidden vectors and the new state."""
-        x = self.embed(tokens)
+        dtype = self.config.compute_dtype
+        x = lookup(self.embed.embedding[...].astype(dtype), tokens)
         if dropout_key is not None and self.config.embed_dropout > 0:
             keep = 1 - self.config.embed_dropout
             x = jnp.where(jax.random.bernoulli(dropout_key, keep, x.shape), x / keep, 0)
-            x = x.astype(self.config.compute_dtype)
+            x = x.astype(dtype)
         graphdef, weights = nnx.split(self.period)
 
         def period(x, inputs):

@@ -17,6 +17,7 @@ def deltanet_340m() -> ModelConfig:
         tie_embeddings=True,
         compute_dtype="bfloat16",
         remat="products",
+        scan_unroll=24,
     )
 
 
@@ -29,6 +30,7 @@ def deltanet_1b3() -> ModelConfig:
         layer_pattern=(DeltaNetConfig(num_heads=16),),
         compute_dtype="bfloat16",
         remat="products",
+        scan_unroll=24,
     )
 
 
@@ -66,4 +68,5 @@ def deltanet_3b() -> ModelConfig:
         layer_pattern=(DeltaNetConfig(num_heads=20),),
         compute_dtype="bfloat16",
         remat="products",
+        scan_unroll=32,
     )

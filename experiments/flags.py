@@ -29,7 +29,7 @@ MODEL = {
     "norm_eps": ("float", "epsilon of every RMSNorm"),
     "param_dtype": ("str", "dtype of stored weights"),
     "compute_dtype": ("str", "dtype of activations"),
-    "remat": ("str", "what a layer keeps for its backward pass: none (all), products, full"),
+    "remat": ("str", "what a layer keeps for backward: none (all), products, arguments, full"),
     "scan_unroll": ("int", "periods laid out in each step of the scan over depth; all: fastest"),
 }
 MIXER = {  # given to every mixer of the pattern that has the option
@@ -50,6 +50,7 @@ MIXER = {  # given to every mixer of the pattern that has the option
     "output_norm": ("bool", "RMSNorm on additive linear attention's read-out"),
     "chunk_size": ("int", "tokens a chunk of the chunkwise form"),
     "implementation": ("str", "of the delta rule: reference, xla, pallas, triton"),
+    "residuals": ("str", "of the delta rule's kernels: recompute (little memory), save (fast)"),
 }
 TASK = {
     "seq_len": ("int", "tokens a sequence"),
@@ -205,7 +206,8 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_list("shapes", shapes, "batches, ROWSxTOKENS")
     flags.DEFINE_list("implementations", ["ours", "fla"], "ours, fla")
     flags.DEFINE_string("param_dtype", "float32", "dtype of stored weights and optimiser state")
-    flags.DEFINE_string("remat", "products", "what a layer keeps: none, products, full")
+    flags.DEFINE_string("remat", "products", "what a layer keeps: none, products, arguments, full")
+    flags.DEFINE_string("residuals", "recompute", "of the delta rule: recompute, save")
     flags.DEFINE_integer("scan_unroll", 24, "periods laid out in each step of the scan over depth")
     flags.DEFINE_integer("steps", 20, "timed steps", lower_bound=1)
     flags.DEFINE_float("case_seconds", 600.0, "a case that takes longer fails", lower_bound=1.0)

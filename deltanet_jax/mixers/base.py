@@ -23,6 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 from deltanet_jax.config import Config
 
 READ_OUT = "read_out"
+ARGUMENTS = "operator_arguments"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,12 @@ def head_dim(d_model: int, num_heads: int, given: int | None, name: str) -> int:
             f"{num_heads}"
         )
     return d_model // num_heads
+
+
+def arguments(*xs: jax.Array) -> tuple[jax.Array, ...]:
+    """An operator's queries, keys and values, under the name by which rematerialisation may keep
+    them: what comes after the projections, convolutions above all, is then not computed again."""
+    return checkpoint_name(xs, ARGUMENTS)
 
 
 def read_out(o: jax.Array) -> jax.Array:

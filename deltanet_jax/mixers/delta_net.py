@@ -15,11 +15,12 @@ from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import rms_norm
 from deltanet_jax.layers.projection import ACTIVATIONS, NORMS, QKVProjection
-from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
+from deltanet_jax.mixers.base import Context, MixerConfig, arguments, head_dim, read_out
 from deltanet_jax.sharding import operator_axes
 from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
+from pallas_kernels.delta_rule.api import RESIDUALS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class DeltaNetConfig(MixerConfig):
         allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that the transition I - beta k k^T
             may have eigenvalues down to -1 (Grazzi et al. 2024, arXiv:2411.12537).
         output_gate: multiply the normalised read-out by silu(x W_gate).
-        chunk_size, implementation: of `pallas_kernels.delta_rule`.
+        chunk_size, implementation, residuals: of `pallas_kernels.delta_rule`.
     """
 
     kind: ClassVar[str] = "delta_net"
@@ -49,6 +50,7 @@ class DeltaNetConfig(MixerConfig):
     output_gate: bool = False
     chunk_size: int = 64
     implementation: str | None = None
+    residuals: str = "recompute"
 
     def __post_init__(self):
         check_at_least(self, "num_heads", 1)
@@ -57,6 +59,7 @@ class DeltaNetConfig(MixerConfig):
         check_one_of(self, "qk_norm", tuple(NORMS))
         check_one_of(self, "chunk_size", CHUNK_SIZES)
         check_one_of(self, "implementation", (None, "reference", "xla", "pallas", "triton"))
+        check_one_of(self, "residuals", RESIDUALS)
 
     def memory_flops(self, d_model: int, seq_len: int) -> float:
         """See base.py: read, correct, write, read out; the same for any length."""
@@ -133,6 +136,7 @@ class DeltaNet(nnx.Module):
             o = o[:, None]
         else:
             axes = operator_axes()
+            q, k, v = arguments(q, k, v)
             run = delta_rule if axes is None else functools.partial(delta_rule_sharded, **axes)
             o, memory = run(
                 q,
@@ -143,6 +147,7 @@ class DeltaNet(nnx.Module):
                 segment_ids=segment_ids,
                 chunk_size=self.config.chunk_size,
                 implementation=self.config.implementation,
+                residuals=self.config.residuals,
             )
         o = self.out_norm(read_out(o))
         if self.gate_proj is not None:

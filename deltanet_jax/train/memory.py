@@ -60,6 +60,7 @@ def _bytes_here(tree) -> int:
 
 def kept_bytes(model: ModelConfig, rows: int, columns: int) -> int:
     """Bytes that the forward pass keeps for a batch [rows, columns], beside weights and inputs."""
+    model = model.replace(scan_unroll=1)  # the same is kept, in arrays of all layers
     graph = model_graph(model)
     abstract = nnx.eval_shape(lambda: LanguageModel(model, rngs=nnx.Rngs(0)))
     weights = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))

@@ -24,6 +24,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from deltanet_jax import accounting
+from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import put_batch
 from deltanet_jax.train.loop import Trainer
@@ -46,6 +47,7 @@ class Case:
         rows, columns: of the batch, tokens = rows x columns.
         param_dtype: of stored weights and so of the optimiser's state.
         remat, scan_unroll: of ModelConfig.
+        residuals: of DeltaNetConfig.
         steps: timed.
     """
 
@@ -56,15 +58,20 @@ class Case:
     param_dtype: str
     remat: str
     scan_unroll: int
+    residuals: str
     steps: int
 
 
 def time_ours(case: Case, devices=None, **changes) -> dict[str, object]:
     """One row, on `devices` (all by default); `changes` of the model are for trying out."""
     start = time.perf_counter()
-    model = PRESETS[case.preset]().model.replace(
-        param_dtype=case.param_dtype, remat=case.remat, scan_unroll=case.scan_unroll, **changes
+    model = PRESETS[case.preset]().model
+    pattern = tuple(
+        mixer.replace(residuals=case.residuals) if isinstance(mixer, DeltaNetConfig) else mixer
+        for mixer in model.layer_pattern
     )
+    options = {name: getattr(case, name) for name in ("param_dtype", "remat", "scan_unroll")}
+    model = model.replace(layer_pattern=pattern, **options, **changes)
     config = TrainConfig(
         num_steps=1000,
         batch_size=case.rows,
@@ -152,6 +159,7 @@ def cases(values: flags.FlagValues) -> list[Case]:
                         values.param_dtype,
                         values.remat,
                         values.scan_unroll,
+                        values.residuals,
                         values.steps,
                     )
                 )

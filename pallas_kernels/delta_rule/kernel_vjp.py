@@ -5,7 +5,8 @@
 Residuals are the inputs, as in vjp.py; chunk states are recomputed, and so are tiles where the
 forward pass makes them on its way (with few heads, or K > 128, a kernel of its own does, and they
 are kept: 384 bytes a token and head). With residuals="save" D, chunk states and tiles are kept too,
-as the forward pass comes by them. A custom_vjp: kernels have no forward mode and no second order;
+as the forward pass comes by them. What is neither input nor mark has the name `names.RESIDUALS`,
+for policies of `jax.checkpoint`. A custom_vjp: kernels have no forward mode and no second order;
 "xla" has both.
 
 A long row with few heads is cut into pieces that are gone through side by side. A piece maps its
@@ -19,9 +20,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels._common import chunking
+from pallas_kernels._common import chunking, names
 from pallas_kernels.delta_rule import (
     kernel_backward,
     kernel_gradients,
@@ -133,6 +135,9 @@ def _forward(q, k, v, beta, initial_state, segments, options):
     final_state = forward.final_state.reshape(q.shape[0], -1, *initial_state.shape[1:])[:, -1]
     output = forward.output.reshape(v.shape)
     kept = forward._replace(output=None, final_state=None) if options.save else None
+    made = (tiles, transitions, states if options.pieces > 1 else None, kept)
+    tiles, transitions, entering, kept = checkpoint_name(made, names.RESIDUALS)
+    states = initial_state if entering is None else entering
     residuals = _Residuals(inputs, marks, tiles, transitions, states, kept)
     return (output, final_state), residuals
 

@@ -43,6 +43,7 @@ VALUES = {
     "output_norm": (LINEAR, True),
     "chunk_size": (MQAR, 32),
     "implementation": (MQAR, "reference"),
+    "residuals": (MQAR, "save"),
     "seq_len": (MQAR, 128),
     "data_seed": (MQAR, 9),
     "vocab_size": (MQAR, 256),

@@ -6,7 +6,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from pallas_kernels import short_conv
@@ -96,4 +95,4 @@ def test_chosen_by_default():
     chosen = short_conv(*args, activation="silu")
     assert (chosen == short_conv(*args, activation="silu", implementation="pallas")).all()
     with pytest.raises(NotImplementedError, match="bfloat16 and float16"):
-        short_conv(np.float32(args[0]), args[1], implementation="pallas")
+        short_conv(args[0].astype(jnp.float32), args[1], implementation="pallas")
