@@ -77,6 +77,8 @@ TRAIN = {
     "eval_every_steps": ("int", "steps between evaluations; 0 is the end only"),
     "checkpoint_every_steps": ("int", "steps between checkpoints"),
     "keep_checkpoints": ("int", "newest checkpoints kept"),
+    "max_skipped_steps": ("int", "steps in a row with NaN or Inf after which the run stops"),
+    "spike_sigmas": ("float", "skip steps whose loss is so many deviations too high; 0 is never"),
 }
 OPTIMIZER = {
     "learning_rate": ("float", "peak learning rate"),
@@ -141,6 +143,8 @@ def define_platform_flags() -> None:
     flags.DEFINE_float("device_memory_gib", None, "memory that a planned run must fit in")
     flags.DEFINE_list("profile_steps", None, "FIRST,LAST steps to trace, into WORKDIR/profile")
     flags.DEFINE_string("wandb_project", None, "also log to this Weights & Biases project")
+    flags.DEFINE_float("hang_seconds", 1800.0, "end a run that stands still; 0 never does", 0.0)
+    flags.DEFINE_bool("allow_data_change", False, "resume although the task gives other batches")
     flags.DEFINE_string(
         "distributed", None, 'several processes as one run: "auto" or HOST:PORT,PROCESSES,INDEX'
     )

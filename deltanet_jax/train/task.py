@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the loop asks of a task. Tasks themselves live with the experiments."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Protocol, TypedDict
 
@@ -48,3 +49,13 @@ def eval_batches(task: Task, batch_size: int) -> Iterable[Batch]:
     for batch in task.eval_dataset().batch(batch_size, drop_remainder=False):
         missing = batch_size - len(batch["inputs"])
         yield {k: np.pad(v, ((0, missing), (0, 0))) for k, v in batch.items()}
+
+
+def fingerprint(task: Task, batch_size: int) -> str:
+    """SHA-256 of the first training batch: of another seed, size or data it is another one."""
+    batch = next(iter(task.train_dataset(batch_size)))
+    digest = hashlib.sha256()
+    for name, array in sorted(batch.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
