@@ -52,10 +52,15 @@ def eval_batches(task: Task, batch_size: int) -> Iterable[Batch]:
 
 
 def fingerprint(task: Task, batch_size: int) -> str:
-    """SHA-256 of the first training batch: of another seed, size or data it is another one."""
-    batch = next(iter(task.train_dataset(batch_size)))
-    digest = hashlib.sha256()
-    for name, array in sorted(batch.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+    """SHA-256 that another seed, size, split or content of the data makes another one.
+
+    Of the first training batch, the number of held-out examples, and the first and last of them.
+    """
+    held_out = task.eval_dataset()
+    samples = next(iter(task.train_dataset(batch_size))), held_out[0], held_out[len(held_out) - 1]
+    digest = hashlib.sha256(str(len(held_out)).encode())
+    for sample in samples:
+        for name, array in sorted(sample.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -6,7 +6,6 @@ import json
 import sys
 import types
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,9 @@ from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.optimizer import make_schedule
 from deltanet_jax.train.step import model_graph, sum_losses
+from tests.helpers.compare import equal_bits
 from tests.helpers.models import MIXERS, small_config, small_task
+from tests.helpers.tasks import Crash, Wrapped, crash_at, without_speed
 
 MODEL = small_config(MIXERS["delta_net"], embed_dropout=0.1, init_std=0.05)
 CONFIG = TrainConfig(
@@ -33,51 +34,6 @@ CONFIG = TrainConfig(
     mesh=MeshConfig(data=8),
     optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=4),
 )
-
-
-class Crash(Exception):
-    pass
-
-
-class Wrapped:
-    """A task whose training batches pass through a function of the batch's number."""
-
-    def __init__(self, task, change):
-        self.task, self.change = task, change
-        self.vocab_size, self.metrics = task.vocab_size, task.metrics
-        self.eval_dataset = task.eval_dataset
-
-    def train_dataset(self, batch_size):
-        class Dataset(grain.IterDataset):
-            def __iter__(dataset):
-                inner = self.task.train_dataset(batch_size).__iter__()
-                return Iterator(inner, self.change)
-
-        class Iterator(grain.DatasetIterator):
-            def __init__(self, inner, change):
-                super().__init__()
-                self.inner, self.change, self.number = inner, change, 0
-
-            def __next__(self):
-                self.number += 1
-                return self.change(self.number, next(self.inner))
-
-            def get_state(self):
-                return self.inner.get_state()
-
-            def set_state(self, state):
-                self.inner.set_state(state)
-
-        return Dataset()
-
-
-def crash_at(step):
-    def change(number, batch):
-        if number == step:
-            raise Crash
-        return batch
-
-    return change
 
 
 def final_state(workdir):
@@ -93,10 +49,6 @@ def whole_run(tmp_path_factory):
     return workdir, train(MODEL, CONFIG, small_task().make(), workdir)
 
 
-def without_speed(rows):
-    return [{k: v for k, v in r.items() if not k.startswith("perf/")} for r in rows]
-
-
 def test_a_crash_and_a_resume_equal_one_run_bit_for_bit(whole_run, tmp_path):
     """Crash at step 27, seven steps after a checkpoint: weights, optimiser, RNG, data, metrics."""
     workdir, result = whole_run
@@ -105,8 +57,7 @@ def test_a_crash_and_a_resume_equal_one_run_bit_for_bit(whole_run, tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] > 20
     assert train(MODEL, CONFIG, small_task().make(), tmp_path) == result
 
-    ours, wanted = (jax.tree.leaves(final_state(d)) for d in (tmp_path, workdir))
-    assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(ours, wanted, strict=True))
+    assert equal_bits(final_state(tmp_path), final_state(workdir))
     rows = [without_speed(read_metrics(d / "metrics.jsonl")) for d in (tmp_path, workdir)]
     assert rows[0] == rows[1]
     assert [r["step"] for r in rows[1] if "train/loss" in r] == list(range(1, 41))
