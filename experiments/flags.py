@@ -216,6 +216,17 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
 
 
+def define_faults_flags() -> None:
+    """The flags of experiments.faults.run."""
+    flags.DEFINE_list("faults", None, "kinds of faults to cause; all by default")
+    flags.DEFINE_integer("kills", 100, "runs killed; signals, full disks a quarter each", 1)
+    flags.DEFINE_integer("flips", 200, "bits flipped", lower_bound=1)
+    flags.DEFINE_integer("files", 10_000, "hostile files read", lower_bound=1)
+    flags.DEFINE_integer("megabytes", 256, "size of the checkpoint that is timed", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of moments, bits and files", lower_bound=0)
+    flags.DEFINE_string("record_dir", "", "folder of record.json; empty records nothing")
+
+
 def run_config_from_flags(values: dict[str, Any]) -> RunConfig:
     """The run that flag values describe; None is "as in the preset".
 
