@@ -98,7 +98,7 @@ def cut_files(scratch: Path) -> Outcome:
 
 
 def hashing(scratch: Path, megabytes: int) -> Outcome:
-    """What hashing adds to a save, what of it the training step waits for, how fast verifying is."""
+    """What hashing adds to a save, how long the step waits for it, how fast verifying is."""
     outcome = Outcome("hashing of a checkpoint")
     state = make_state(1, megabytes * 2**20 // 3)
     times: dict[str, list[float]] = {"hash": [], "save": [], "blocked": []}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files nobody should have written, for every reader: refused in time, by an error with a message."""
+"""Files nobody should have written, for every reader: refused in time, with a message."""
 
 import json
 import time
@@ -49,7 +49,7 @@ def _change_json(content: bytes, rng: np.random.Generator) -> bytes:
     """One value of the JSON text, at any depth, replaced; other content is cut short."""
     try:
         whole = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return content[: len(content) // 3]
     place = whole
     while isinstance(place, dict | list) and place:
