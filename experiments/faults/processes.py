@@ -6,6 +6,7 @@ Every fault ends with runs that are left alone; what they end with must equal an
 for bit: arrays, data position, rows of metrics.
 """
 
+import json
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ import numpy as np
 from deltanet_jax.train.checkpoint import Checkpoints
 from deltanet_jax.train.loop import Trainer
 from deltanet_jax.train.metrics import read_metrics
-from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR
+from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, NOT_FINITE
 from experiments.faults.outcome import Outcome
 from experiments.run_config import read_run_config
 
@@ -43,6 +44,7 @@ ARGUMENTS = (
     "--mesh_data=1",
 )
 NUM_STEPS = 40
+MAIN = (sys.executable, "-m", "experiments.main")
 LONGEST = 300.0  # seconds; a process that takes longer has failed
 
 
@@ -65,11 +67,13 @@ class Runs:
         self._number += 1
         return self._scratch / f"run{self._number}"
 
-    def start(self, workdir: Path, limit_bytes: int | None = None) -> subprocess.Popen:
+    def start(
+        self, workdir: Path, limit_bytes: int | None = None, *arguments: str
+    ) -> subprocess.Popen:
         """The run, in a process; with `limit_bytes` no file of it can be larger."""
         cache = f"--compilation_cache_dir={self._scratch / 'cache'}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *ARGUMENTS, cache],
+            [*MAIN, f"--workdir={workdir}", *ARGUMENTS, cache, *arguments],
             env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -172,9 +176,27 @@ def full_disk(runs: Runs, count: int) -> Outcome:
         _, errors = process.communicate(timeout=LONGEST)
         outcome.caused += 1
         problem = runs.ends_like_the_whole(workdir)
-        if process.returncode not in (1, IO_ERROR) or "Traceback" in errors:
+        # Orbax logs traces of its own; the run's last word must be its own too.
+        if process.returncode not in (1, IO_ERROR) or "\nerror: " not in errors:
             problem = f"exit code {process.returncode}: {errors[-500:]}"
         outcome.add_problem(problem)
+    return outcome
+
+
+def not_finite(runs: Runs, count: int) -> Outcome:
+    """Weights that overflow: the run stops with its code, and the step can be run again."""
+    outcome = Outcome("losses that are not finite")
+    for _ in range(count):
+        workdir = runs.new_workdir()
+        process = runs.start(workdir, None, "--learning_rate=1e38", "--max_skipped_steps=3")
+        _, errors = process.communicate(timeout=LONGEST)
+        command = [sys.executable, "-m", "experiments.replay", f"--workdir={workdir}"]
+        again = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
+        outcome.caused += 1
+        if process.returncode != NOT_FINITE or "3 skipped in a row" not in errors:
+            outcome.add_problem(f"exit code {process.returncode}: {errors[-500:]}")
+        elif again.returncode or not json.loads(again.stdout)["not_finite"]:
+            outcome.add_problem(f"replay: {again.returncode} {again.stdout}{again.stderr[-500:]}")
     return outcome
 
 
