@@ -59,9 +59,10 @@ def main(argv: list[str]) -> None:
         platform.configure(
             deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
         )
+        distributed.start(values.distributed)
         stop = Stop()
+        # jax.distributed has a handler of its own, which this one replaces.
         with stop.on_signals(processes=bool(values.distributed)):
-            distributed.start(values.distributed)
             config = run_config_from_flags(values.flag_values_dict())
             result = train(
                 config.model,

@@ -8,8 +8,10 @@ for bit: arrays, data position, rows of metrics.
 
 import json
 import os
+import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -180,6 +182,41 @@ def full_disk(runs: Runs, count: int) -> Outcome:
         if process.returncode not in (1, IO_ERROR) or "\nerror: " not in errors:
             problem = f"exit code {process.returncode}: {errors[-500:]}"
         outcome.add_problem(problem)
+    return outcome
+
+
+def two_processes(runs: Runs, count: int) -> Outcome:
+    """A signal to one of two processes: both save the same step, and go on together after."""
+    outcome = Outcome("SIGTERM to one of two processes")
+
+    def start(workdir: Path) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        flags = ("--mesh_data=2", "--num_steps=60")
+        return [
+            runs.start(workdir, None, *flags, f"--distributed={address},2,{i}") for i in range(2)
+        ]
+
+    for _ in range(count):
+        workdir = runs.new_workdir()
+        pair = start(workdir)
+        rows = workdir / "metrics.jsonl"
+        while not (rows.exists() and read_metrics(rows)) and pair[0].poll() is None:
+            time.sleep(0.02)
+        pair[int(runs.rng.integers(2))].send_signal(signal.SIGTERM)
+        errors = [process.communicate(timeout=LONGEST)[1] for process in pair]
+        steps = [re.findall(r"error: interrupted; step (\d+) is saved", e) for e in errors]
+        codes = [process.returncode for process in pair]
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            saved = [[str(checkpoints.newest())]] * 2
+        after = start(workdir)
+        for process in after:
+            process.communicate(timeout=LONGEST)
+        codes += [process.returncode for process in after]
+        outcome.caused += 1
+        if codes != [INTERRUPTED, INTERRUPTED, 0, 0] or steps != saved:
+            outcome.add_problem(f"exit codes {codes}, steps {steps}, saved {saved[0]}")
     return outcome
 
 

@@ -40,6 +40,7 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Callable[[
         "kill": lambda: processes.kill(runs(), values.kills),
         "terminate": lambda: processes.terminate(runs(), some),
         "full_disk": lambda: processes.full_disk(runs(), some),
+        "two_processes": lambda: processes.two_processes(runs(), max(1, some // 4)),
         "not_finite": lambda: processes.not_finite(runs(), max(1, some // 4)),
         "second_run": lambda: processes.second_run(runs(), max(1, some // 4)),
     }
