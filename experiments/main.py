@@ -29,7 +29,7 @@ from experiments.flags import (
 )
 from experiments.logs import quiet_logs
 
-# What ends a run otherwise than by finishing it. BUILD.md has the table.
+# What ends a run otherwise than by finishing it. docs/reliability.md has the table.
 EXIT_CODES = {
     Interrupted: INTERRUPTED,
     SkippedSteps: NOT_FINITE,

@@ -57,7 +57,7 @@ def read_json(path: Path) -> object:
 def first_process(function: Callable[[], int]) -> int:
     """What `function` returns in the first process, in all of them.
 
-    If it raises, all processes do: the first one what `function` raised.
+    If it raises, all processes do: the first one what `function` raised, the others ValueError.
     """
     if jax.process_count() == 1:
         return function()
@@ -73,7 +73,7 @@ def first_process(function: Callable[[], int]) -> int:
     if failure is not None:
         raise failure
     if failed:
-        raise RuntimeError("the first process refused; its message says why")
+        raise ValueError("the first process refused; its message says why")
     return int(answer)
 
 

@@ -9,8 +9,8 @@ from experiments.faults import damage, hostile
 
 
 def test_hostile_files_are_refused_with_a_message(tmp_path):
-    outcome = hostile.hostile_files(tmp_path, np.random.default_rng(0), 500)
-    assert (outcome.caused, outcome.problems) == (500, [])
+    outcome = hostile.hostile_files(tmp_path, np.random.default_rng(0), 250)
+    assert (outcome.caused, outcome.problems) == (250, [])
 
 
 def test_a_reader_that_lets_other_errors_through_is_counted(tmp_path, monkeypatch):
