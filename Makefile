@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed$(if $(GPU),-gpu)
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format aot clean
+.PHONY: help install demo test faults lint format aot clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,10 @@ demo: $(STAMP) ## train, compare, checkpoint, restore: the main job, within five
 
 test: $(STAMP) ## the whole CPU suite
 	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
+
+faults: $(STAMP) ## cause every fault, count what was lost: up to 45 minutes
+	@$(BIN)/python -m experiments.faults.run --record_dir=experiments/results/faults
+	@$(BIN)/python -m experiments.report
 
 lint: $(STAMP) ## formatting and static checks
 	@$(BIN)/ruff format --check .

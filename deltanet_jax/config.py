@@ -75,7 +75,7 @@ def _build(cls: type[Config], data: Any, where: str) -> Any:
     kind = data.pop("kind", "")
     if cls.family:
         members = _members(cls)
-        if kind not in members:
+        if not isinstance(kind, str) or kind not in members:
             raise ValueError(f"{where}.kind: wanted one of {sorted(members)}, got {kind!r}")
         cls = members[kind]
     elif kind != cls.kind:

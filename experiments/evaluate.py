@@ -33,14 +33,14 @@ logger = logging.getLogger("experiments")
 
 
 def restore_weights(workdir: Path, config: RunConfig, trainer: Trainer) -> tuple[int, dict]:
-    """The newest checkpoint's step and weights. Raises ValueError if there is none."""
+    """The newest intact checkpoint's step and weights. Raises ValueError if there is none."""
     directory = workdir / "checkpoints"
     if not directory.is_dir():
         raise ValueError(f"workdir: {workdir} holds no checkpoints")
-    with Checkpoints(directory, config.train.keep_checkpoints) as checkpoints:
-        step = checkpoints.latest_step
+    with Checkpoints(directory) as checkpoints:
+        step = checkpoints.newest()
         if step is None:
-            raise ValueError(f"workdir: {workdir} holds no complete checkpoint")
+            raise ValueError(f"workdir: {workdir} holds no intact checkpoint")
         return step, checkpoints.restore(step, trainer.abstract_state).weights
 
 

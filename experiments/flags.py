@@ -79,6 +79,8 @@ TRAIN = {
     "eval_every_steps": ("int", "steps between evaluations; 0 is the end only"),
     "checkpoint_every_steps": ("int", "steps between checkpoints"),
     "keep_checkpoints": ("int", "newest checkpoints kept"),
+    "max_skipped_steps": ("int", "steps in a row with NaN or Inf after which the run stops"),
+    "spike_sigmas": ("float", "skip steps whose loss is so many deviations too high; 0 is never"),
 }
 OPTIMIZER = {
     "learning_rate": ("float", "peak learning rate"),
@@ -143,6 +145,8 @@ def define_platform_flags() -> None:
     flags.DEFINE_float("device_memory_gib", None, "memory that a planned run must fit in")
     flags.DEFINE_list("profile_steps", None, "FIRST,LAST steps to trace, into WORKDIR/profile")
     flags.DEFINE_string("wandb_project", None, "also log to this Weights & Biases project")
+    flags.DEFINE_float("hang_seconds", 1800.0, "end a run that stands still; 0 never does", 0.0)
+    flags.DEFINE_bool("allow_data_change", False, "resume although the task gives other batches")
     flags.DEFINE_string(
         "distributed", None, 'several processes as one run: "auto" or HOST:PORT,PROCESSES,INDEX'
     )
@@ -214,6 +218,17 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/train.jsonl")
     flags.DEFINE_string("commit", None, "of the code, where there is no git")
     flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
+
+
+def define_faults_flags() -> None:
+    """The flags of experiments.faults.run."""
+    flags.DEFINE_list("faults", None, "kinds of faults to cause; all by default")
+    flags.DEFINE_integer("kills", 100, "runs killed; signals, full disks a quarter each", 1)
+    flags.DEFINE_integer("flips", 200, "bits flipped", lower_bound=1)
+    flags.DEFINE_integer("files", 10_000, "hostile files read", lower_bound=1)
+    flags.DEFINE_integer("megabytes", 256, "size of the checkpoint that is timed", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of moments, bits and files", lower_bound=0)
+    flags.DEFINE_string("record_dir", "", "folder of record.json; empty records nothing")
 
 
 def run_config_from_flags(values: dict[str, Any]) -> RunConfig:

@@ -13,7 +13,10 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
+from deltanet_jax.train.checkpoint import CheckpointError
+from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.loop import Trainer, train
+from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, NOT_FINITE, Interrupted, Stop
 from experiments import distributed, dry_run, platform
 from experiments.evaluate import print_sample, restore_weights
 from experiments.flags import (
@@ -25,6 +28,21 @@ from experiments.flags import (
     run_config_from_flags,
 )
 from experiments.logs import quiet_logs
+
+# What ends a run otherwise than by finishing it. docs/reliability.md has the table.
+EXIT_CODES = {
+    Interrupted: INTERRUPTED,
+    SkippedSteps: NOT_FINITE,
+    CheckpointError: IO_ERROR,
+    OSError: IO_ERROR,
+}
+
+
+def _end(error: Exception) -> None:
+    """Says what happened and ends the process with the error's code."""
+    for line in (f"error: {error}", *getattr(error, "__notes__", ())):
+        print(line, file=sys.stderr)
+    sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
 
 
 def main(argv: list[str]) -> None:
@@ -42,18 +60,26 @@ def main(argv: list[str]) -> None:
             deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
         )
         distributed.start(values.distributed)
-        config = run_config_from_flags(values.flag_values_dict())
-        result = train(
-            config.model,
-            config.train,
-            config.task.make(),
-            workdir,
-            record=config.to_dict(),
-            profile_steps=profile_steps_from_flag(values.profile_steps),
-            wandb_project=values.wandb_project,
-        )
+        stop = Stop()
+        # jax.distributed has a handler of its own, which this one replaces.
+        with stop.on_signals(processes=bool(values.distributed)):
+            config = run_config_from_flags(values.flag_values_dict())
+            result = train(
+                config.model,
+                config.train,
+                config.task.make(),
+                workdir,
+                record=config.to_dict(),
+                profile_steps=profile_steps_from_flag(values.profile_steps),
+                wandb_project=values.wandb_project,
+                stop=stop,
+                hang_seconds=values.hang_seconds,
+                allow_data_change=values.allow_data_change,
+            )
     except ValueError as error:
         sys.exit(f"error: {explain(error)}")
+    except tuple(EXIT_CODES) as error:
+        _end(error)
     if jax.process_index() == 0:
         print(json.dumps(result))
     if jax.process_count() > 1:

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""README's tables and pictures from the records: python -m experiments.report
+"""The documents' tables and pictures from the records: python -m experiments.report
 
-Every number of a run in README stands between two markers and is written by this file from
-experiments/results and experiments/benchmarks/results; a test regenerates the text and compares.
+Every number of a run in README and docs/reliability.md stands between two markers and is written by
+this file from experiments/results and experiments/benchmarks/results; a test regenerates the text
+and compares.
 """
 
 import json
@@ -91,20 +92,37 @@ def compare_section() -> str:
     return "\n".join([compare_table(record["rows"]), "", _machine(record["machine"]), "", picture])
 
 
+def faults_section() -> str:
+    """Faults caused on purpose, and what was lost."""
+    record = _read("faults", "record.json")
+    lines = ["| fault | caused | survived | lost |", "|---|---|---|---|"]
+    figures = []
+    for fault in record["faults"]:
+        if fault["caused"]:
+            survived = fault["caused"] - fault["lost"]
+            lines.append(f"| {fault['name']} | {fault['caused']} | {survived} | {fault['lost']} |")
+        for name, value in fault["figures"].items():
+            figures.append(f"{name.replace('_', ' ')} {value:.3g}")
+    return "\n".join([*lines, "", "; ".join(figures) + ".", "", _machine(record["machine"])])
+
+
 SECTIONS = {
-    "kernels": kernels_section,
-    "demo": demo_section,
-    "language_modeling": language_modeling_section,
-    "compare": compare_section,
+    "README.md": {
+        "kernels": kernels_section,
+        "demo": demo_section,
+        "language_modeling": language_modeling_section,
+        "compare": compare_section,
+    },
+    "docs/reliability.md": {"faults": faults_section},
 }
 
 
-def fill_in(text: str) -> str:
+def fill_in(document: str, text: str) -> str:
     """`text` with everything between `<!-- NAME -->` and `<!-- /NAME -->` made anew."""
-    for name, make in SECTIONS.items():
+    for name, make in SECTIONS[document].items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"README.md: wanted one pair of markers {begin} and {end}")
+            raise ValueError(f"{document}: wanted one pair of markers {begin} and {end}")
         text = re.sub(
             f"{begin}.*{end}",
             lambda _, b=begin, e=end, m=make: f"{b}\n{m()}\n{e}",
@@ -119,8 +137,9 @@ def main() -> None:
     rows = read_metrics(RESULTS / "language_modeling" / "metrics.jsonl")
     save_loss_plot(RESULTS / "language_modeling" / "loss.png", rows)
     save_pictures()
-    readme = ROOT / "README.md"
-    readme.write_text(fill_in(readme.read_text()))
+    for document in SECTIONS:
+        path = ROOT / document
+        path.write_text(fill_in(document, path.read_text()))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from deltanet_jax.config import Config
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import TrainConfig
+from deltanet_jax.train.files import read_json
 from experiments.tasks.base import TaskConfig
 from experiments.tasks.language_modeling.task import LanguageModelingConfig
 from experiments.tasks.mqar.task import MQARConfig
@@ -34,8 +35,8 @@ class RunConfig(Config):
 
 
 def read_run_config(workdir: Path) -> RunConfig:
-    """The config of the run in `workdir`. Raises ValueError if there is none."""
+    """The config of the run in `workdir`. Raises ValueError if there is none, or not a config."""
     path = workdir / "config.json"
     if not path.is_file():
         raise ValueError(f"workdir: wanted the directory of a run, but {path} does not exist")
-    return RunConfig.from_json(path.read_text())
+    return RunConfig.from_dict(read_json(path))

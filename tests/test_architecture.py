@@ -39,6 +39,53 @@ def test_arrows_point_down(package):
             assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}"
 
 
+# What runs code that it was given as data, or unpacks archives without looking at their names.
+DANGEROUS_CALLS = {"eval", "exec", "compile", "__import__", "extractall", "unpack_archive"}
+DANGEROUS_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "yaml"}
+
+
+def dangers(text):
+    """Calls and imports that execute data, by name; methods called compile are not Python's."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            function = node.func
+            name = getattr(function, "attr", getattr(function, "id", None))
+            owned = isinstance(function, ast.Attribute) and name in ("compile", "eval")
+            if name in DANGEROUS_CALLS and not owned:
+                yield name
+            keywords = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+            yield from ({"allow_pickle", "trust_remote_code", "shell"} & keywords.keys()) - {
+                k for k, v in keywords.items() if v is False
+            }
+        elif isinstance(node, ast.Import):
+            yield from {alias.name.split(".")[0] for alias in node.names} & DANGEROUS_IMPORTS
+        elif isinstance(node, ast.ImportFrom):
+            yield from {node.module.split(".")[0]} & DANGEROUS_IMPORTS
+
+
+def test_nothing_executes_data():
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] in PACKAGES:
+            assert not list(dangers(path.read_text())), path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "eval('1')",
+        "exec(text)",
+        "from pickle import loads",
+        "import yaml",
+        "np.load(name, allow_pickle=True)",
+        "subprocess.run(command, shell=flag)",
+        "archive.extractall(folder)",
+        "builtins.exec(text)",
+    ],
+)
+def test_dangers_are_seen(text):
+    assert list(dangers(text))
+
+
 def test_flags_are_defined_in_one_file():
     for path in SOURCES:
         if path.name != "flags.py" and path.name != Path(__file__).name:

@@ -1,32 +1,75 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: train state and data position in one atomic save, by Orbax.
+"""Checkpoints: train state, data position and a manifest in one atomic save; Orbax writes arrays.
 
-A step appears under its number only when all of it is on disk; what an interrupted save left
-behind is removed at the next start.
+A folder appears under its step's number only when all of it is on disk and hashed; restoring
+checks every byte first. What an interrupted save left behind is removed at the next start.
 """
 
-import json
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import re
+import shutil
 from pathlib import Path
 
 import grain
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from deltanet_jax.sharding import path_name
+from deltanet_jax.train import manifest
+from deltanet_jax.train.files import first_process, sync
 from deltanet_jax.train.step import TrainState
+
+logger = logging.getLogger("deltanet_jax")
+
+LEFTOVER = re.compile(r"\d+\.(saving|removing)")
+DAMAGED = re.compile(r"\d+\.damaged(-\d+)?")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; those before it are intact."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A checkpoint on disk.
+
+    Attributes:
+        name: of its folder: the step's number, for one moved aside with ".damaged" behind it.
+        bytes: of all its files together.
+        problem: what is wrong with it; None is nothing.
+    """
+
+    name: str
+    bytes: int
+    problem: str | None
 
 
 class Checkpoints:
-    """The checkpoints of one run; use as a context manager."""
+    """The checkpoints of one run; use as a context manager.
 
-    def __init__(self, directory: Path, keep: int):
-        self._checkpointer = ocp.training.Checkpointer(
-            directory.resolve(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
-        )
-        self._saving = None
+    Attributes:
+        saved_step: the newest step that was restored or handed to `save`, or None.
+    """
+
+    def __init__(self, directory: Path, keep: int = 0, facts: dict | None = None):
+        """`keep`: newest checkpoints kept. 0 is for reading: nothing is written, moved or removed.
+
+        `facts`: JSON values written into every manifest.
+        """
+        self._directory = directory.resolve()
+        self._keep, self._facts = keep, facts or {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._saving: concurrent.futures.Future | None = None
+        self.saved_step: int | None = None
+        if keep and jax.process_index() == 0:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for path in self._directory.iterdir():
+                if LEFTOVER.match(path.name):
+                    shutil.rmtree(path)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -35,31 +78,124 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
+            self._pool.shutdown()
 
     @property
-    def latest_step(self) -> int | None:
-        """The newest complete step, or None."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def steps(self) -> list[int]:
+        """Steps on disk, ascending; not verified."""
+        if not self._directory.is_dir():
+            return []
+        names = (path.name for path in self._directory.iterdir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+
+    def newest(self) -> int | None:
+        """The newest step whose every byte is as it was saved, or None.
+
+        Damaged ones are moved aside (left in place when reading); a warning names file and step.
+
+        Raises:
+            ValueError: a step is of a newer format than this library knows.
+        """
+        step = first_process(self._newest)
+        self.saved_step = None if step < 0 else step
+        return self.saved_step
+
+    def _newest(self) -> int:
+        for step in reversed(self.steps):
+            folder = self._directory / str(step)
+            try:
+                manifest.verify(folder)
+            except manifest.Damaged as damage:
+                self._move_aside(folder, damage)
+            else:
+                return step
+        return -1
+
+    def _move_aside(self, folder: Path, damage: manifest.Damaged) -> None:
+        if not self._keep:
+            logger.warning("checkpoint of step %s is damaged, left out: %s", folder.name, damage)
+            return
+        number, aside = 1, folder.with_name(f"{folder.name}.damaged")
+        while aside.exists():
+            number += 1
+            aside = folder.with_name(f"{folder.name}.damaged-{number}")
+        os.rename(folder, aside)
+        sync(self._directory)
+        logger.warning(
+            "checkpoint of step %s is damaged: %s; moved to %s", folder.name, damage, aside
+        )
+
+    def check_all(self) -> list[Found]:
+        """Every checkpoint in the directory, verified, those moved aside too; oldest first."""
+        names = [str(step) for step in self.steps]
+        if self._directory.is_dir():
+            names += sorted(p.name for p in self._directory.iterdir() if DAMAGED.fullmatch(p.name))
+        return [self._check(name) for name in names]
+
+    def _check(self, name: str) -> Found:
+        folder = self._directory / name
+        problem = None
+        try:
+            manifest.verify(folder)
+        except (manifest.Damaged, ValueError) as error:
+            problem = str(error)
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        return Found(name, size, problem)
 
     def save(self, step: int, state: TrainState, data: grain.DatasetIterator) -> None:
         """Starts saving; returns once the state is copied and may change. Waits for the last save.
 
-        Raises whatever made the previous save fail.
+        Raises:
+            CheckpointError: this save could not start, or the previous one failed.
         """
         self.wait()
-        self._saving = self._checkpointer.save_checkpointables_async(
-            step, {"state": state._asdict(), "data": _position(data)}, force=True
-        )
-        if self._saving is None:
-            raise RuntimeError(f"checkpoint of step {step}: Orbax skipped a save it was told to do")
+        folder = self._directory / f"{step}.saving"
+        facts = self._facts | {"arrays": _arrays(state), "data_position": data.get_state()}
+        try:
+            response = ocp.save_checkpointables_async(folder, {"state": state._asdict()})
+        except Exception as error:
+            raise self._failure(step, error) from error
+        self._saving = self._pool.submit(self._commit, step, response, {"step": step, **facts})
+        self.saved_step = step
+
+    def _commit(self, step: int, response, facts: dict) -> None:
+        """In the background, once Orbax has written: hash, name, then remove what is too old."""
+        try:
+            response.result()
+            if jax.process_index() > 0:
+                return
+            folder = self._directory / f"{step}.saving"
+            manifest.write(folder, facts)
+            os.rename(folder, self._directory / str(step))
+            sync(self._directory)
+            for old in self.steps[: -self._keep]:
+                gone = self._directory / f"{old}.removing"  # never half a step under its number
+                os.rename(self._directory / str(old), gone)
+                shutil.rmtree(gone)
+        except Exception as error:
+            raise self._failure(step, error) from error
+
+    def _failure(self, step: int, error: Exception) -> CheckpointError:
+        kept = self.steps
+        newest = f"the newest one on disk is of step {kept[-1]}" if kept else "there is no other"
+        # Orbax and TensorStore put whole traces into their messages.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+        return CheckpointError(f"checkpoint of step {step} could not be saved: {reason}; {newest}")
+
+    def check(self) -> None:
+        """Raises CheckpointError if a save has failed by now; never waits."""
+        if self._saving is not None and self._saving.done():
+            self.wait()
 
     def wait(self) -> None:
-        """Blocks until nothing is being saved; raises what made a save fail."""
+        """Blocks until nothing is being saved; raises CheckpointError if a save failed."""
         if self._saving is not None:
             saving, self._saving = self._saving, None
             saving.result()
+
+    def facts(self, step: int) -> dict:
+        """The manifest of `step`, which `newest` has verified."""
+        return manifest.read(self._directory / str(step))
 
     def restore(
         self,
@@ -67,22 +203,35 @@ class Checkpoints:
         abstract_state: TrainState,
         data: grain.DatasetIterator | None = None,
     ) -> TrainState:
-        """Reads `step` into the shapes, dtypes and shardings of `abstract_state`.
+        """Reads `step`, which `newest` has verified, with the shardings of `abstract_state`.
 
         `data`, if given, is moved to where it stood at the save.
+
+        Raises:
+            ValueError: an array is missing, one too many, or of another shape or dtype.
         """
-        wanted = {"state": abstract_state._asdict()}
+        facts = self.facts(step)
+        saved, wanted = facts["arrays"], _arrays(abstract_state)
+        for name in sorted(saved.keys() | wanted.keys()):
+            if saved.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"checkpoint of step {step}: {name}: wanted {wanted.get(name, 'no such array')}"
+                    f", got {saved.get(name, 'no such array')}"
+                )
+        found = ocp.load_checkpointables(
+            self._directory / str(step), {"state": abstract_state._asdict()}
+        )
         if data is not None:
-            wanted["data"] = None  # as it was saved
-        found = self._checkpointer.load_checkpointables(step, wanted)
-        if data is not None:
-            data.set_state(json.loads(bytes(np.asarray(found["data"]["position"]))))
+            data.set_state(facts["data_position"])
         return TrainState(**found["state"])
 
 
-def _position(data: grain.DatasetIterator) -> dict[str, np.ndarray]:
-    """Where the data stands, as bytes of JSON: one for all processes, however many they are."""
-    return {"position": np.frombuffer(json.dumps(data.get_state()).encode(), np.uint8)}
+def _arrays(state: TrainState) -> dict[str, str]:
+    """Shape and dtype by name, like {"weights/embed": "float32[32, 16]"}."""
+    return {
+        path_name(path): f"{x.dtype}{list(x.shape)}"
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+    }
 
 
 def with_shardings(abstract_state: TrainState, shardings: TrainState) -> TrainState:

@@ -70,6 +70,10 @@ class TrainConfig(Config):
         log_every_steps, eval_every_steps, checkpoint_every_steps: cadences; the last step is
             always evaluated and saved. eval_every_steps 0 evaluates after the last step only.
         keep_checkpoints: newest checkpoints kept.
+        max_skipped_steps: a step whose loss or gradient is not finite changes nothing and is
+            counted; after so many in a row the run stops.
+        spike_sigmas: skip also a step whose loss is more than so many standard deviations above
+            the mean of the last 128 or so; 0 is never.
         mesh, optimizer: see there.
     """
 
@@ -82,6 +86,8 @@ class TrainConfig(Config):
     eval_every_steps: int = 0
     checkpoint_every_steps: int = 1000
     keep_checkpoints: int = 2
+    max_skipped_steps: int = 10
+    spike_sigmas: float = 0.0
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -99,10 +105,12 @@ class TrainConfig(Config):
             "log_every_steps",
             "checkpoint_every_steps",
             "keep_checkpoints",
+            "max_skipped_steps",
         ):
             check_at_least(self, name, 1)
         check_at_least(self, "eval_every_steps", 0)
-        check_at_least(self, "seed", 0)
+        for name in ("seed", "spike_sigmas"):
+            check_at_least(self, name, 0)
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"accumulation_steps: wanted a divisor of batch_size = {self.batch_size}, "

@@ -32,15 +32,21 @@ def put_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def evaluate(
-    eval_step: Callable[[dict, dict], Sums], weights: dict, task: Task, batch_size: int, mesh: Mesh
+    eval_step: Callable[[dict, dict], Sums],
+    weights: dict,
+    task: Task,
+    batch_size: int,
+    mesh: Mesh,
+    before_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Mean loss (nats a prediction), accuracy and the task's own figures.
 
     Sums of batches are added on the host in float64, in order, so the result does not depend on
-    how many batches there are.
+    how many batches there are. `before_batch` may end the evaluation by raising.
     """
     totals = np.zeros(3, np.float64)
     for batch in eval_batches(task, batch_size):
+        before_batch()
         sums = eval_step(weights, put_batch(batch, mesh))
         totals += np.asarray(jax.device_get(sums), np.float64)
     loss, accuracy = float(totals[0] / totals[2]), float(totals[1] / totals[2])

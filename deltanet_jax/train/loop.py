@@ -5,24 +5,37 @@
 The same call on the same `workdir` goes on where the last one stopped, bit for bit.
 """
 
+import contextlib
+import dataclasses
 import functools
 import json
 import logging
 from pathlib import Path
 
+import grain
 import jax
-from jax.experimental import multihost_utils
+import jax.numpy as jnp
 
 from deltanet_jax import sharding
 from deltanet_jax.model import ModelConfig
-from deltanet_jax.train.checkpoint import Checkpoints, with_shardings
+from deltanet_jax.train import replay
+from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints, with_shardings
 from deltanet_jax.train.config import TrainConfig
 from deltanet_jax.train.evaluate import evaluate, put_batch
+from deltanet_jax.train.files import (
+    first_process,
+    locked,
+    prepare_directory,
+    read_json,
+    write_atomically,
+)
+from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.metrics import MetricsLog, Progress, named
 from deltanet_jax.train.optimizer import make_optimizer
 from deltanet_jax.train.profiler import Profiler
 from deltanet_jax.train.step import (
     TrainState,
+    gradients,
     init_state,
     model_graph,
     state_shardings,
@@ -30,7 +43,9 @@ from deltanet_jax.train.step import (
     train_step,
 )
 from deltanet_jax.train.step_reader import StepReader
-from deltanet_jax.train.task import Task
+from deltanet_jax.train.stop import Interrupted, Stop
+from deltanet_jax.train.task import Task, fingerprint
+from deltanet_jax.train.watchdog import Watchdog
 from pallas_kernels._common.timing import machine_info
 
 logger = logging.getLogger("deltanet_jax")
@@ -46,6 +61,7 @@ class Trainer:
         init: () -> TrainState.
         train_step: (state, batch) -> (state, metrics); the old state's memory is reused.
         eval_step: (weights, batch) -> Sums.
+        finite_gradients: (state, batch) -> for every weight whether its gradient is finite.
     """
 
     def __init__(self, model_config: ModelConfig, config: TrainConfig, devices=None):
@@ -64,12 +80,21 @@ class Trainer:
         shardings = state_shardings(abstract, optimizer, self.mesh)
         self.abstract_state = with_shardings(abstract, shardings)
         self.init = jax.jit(init, out_shardings=shardings)
-        step = functools.partial(
-            train_step, graph, optimizer, loss_sizes, config.accumulation_steps
-        )
+        parts = config.accumulation_steps
+        guard_sizes = {
+            "spike_sigmas": config.spike_sigmas,
+            "max_skipped_steps": config.max_skipped_steps,
+        }
+        step = functools.partial(train_step, graph, optimizer, loss_sizes, parts, guard_sizes)
         self.train_step = jax.jit(
             self._on_mesh(step), out_shardings=(shardings, None), donate_argnums=0
         )
+
+        def finite_gradients(state, batch):
+            grads, _ = gradients(graph, loss_sizes, parts, state, batch)
+            return jax.tree.map(lambda x: jnp.isfinite(x).all(), grads)
+
+        self.finite_gradients = jax.jit(self._on_mesh(finite_gradients))
         self.eval_step = jax.jit(self._on_mesh(functools.partial(sum_losses, graph, loss_sizes)))
 
     def _on_mesh(self, function):
@@ -92,27 +117,37 @@ def train(
     name: str = "train",
     profile_steps: tuple[int, int] | None = None,
     wandb_project: str | None = None,
+    stop: Stop | None = None,
+    hang_seconds: float = 0.0,
+    allow_data_change: bool = False,
 ) -> dict[str, float]:
-    """Trains to `config.num_steps`, resuming from the newest checkpoint in `workdir`.
+    """Trains to `config.num_steps`, resuming from the newest intact checkpoint in `workdir`.
 
     In a run of several processes all of them call this, on a `workdir` that all of them see; the
     first one writes the records and shows progress.
 
     Args:
         model_config, config, task: what to train, how, on what.
-        workdir: directory of config.json, machine.json, metrics.jsonl, tensorboard/, checkpoints/.
+        workdir: directory of config.json, machine.json, metrics.jsonl, tensorboard/, checkpoints/,
+            lock, and of replay/ after too many skipped steps.
         record: what to write as config.json; by default the model's and the training's config.
             A resumed run must bring the same.
         name: the progress bar's.
         profile_steps: first and last step to trace, into `workdir`/profile (XProf's format).
         wandb_project: also log there; the run's id is kept in `workdir`, so a resumed run goes on
             in the same place.
+        stop: asks the run to save and end.
+        hang_seconds: end the process if it stands still for so long; 0 is never.
+        allow_data_change: resume although the task gives other batches than before.
     Returns:
         The last evaluation: "loss", "accuracy" and the task's own figures.
     Raises:
-        ValueError: the config does not fit the devices, or differs from the one in `workdir`.
-        FloatingPointError: the loss or gradient of a step is NaN or infinite; names the step.
-            Nothing after the last finite checkpoint is saved.
+        ValueError: the config does not fit the devices, or differs from the one in `workdir`;
+            `workdir` is not writable, too small for a checkpoint, or in use.
+        Interrupted: `stop` was asked; everything is saved.
+        SkippedSteps: a FloatingPointError; too many steps in a row were not finite. The last of
+            them is kept in `workdir`/replay, by `deltanet_jax.train.replay`.
+        CheckpointError: a checkpoint could not be written.
     """
     if task.vocab_size != model_config.vocab_size:
         raise ValueError(
@@ -121,100 +156,175 @@ def train(
     trainer = Trainer(model_config, config)
     if record is None:
         record = {"model": model_config.to_dict(), "train": config.to_dict()}
-    _write_record(workdir, record)
-
-    data = iter(task.train_dataset(config.batch_size))
-    with Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints:
-        step = checkpoints.latest_step
+    stop = stop or Stop()
+    stop.agree_over(trainer.mesh)
+    with contextlib.ExitStack() as resources:
+        machine = machine_info()
+        first_process(lambda: _enter_workdir(workdir, record, machine, trainer, resources))
+        facts = {
+            "config": record,
+            "mesh": dict(trainer.mesh.shape),
+            "data": fingerprint(task, config.batch_size),
+            "machine": machine,
+        }
+        checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, facts)
+        resources.enter_context(checkpoints)
+        data = iter(task.train_dataset(config.batch_size))
+        step = checkpoints.newest()
         if step is None:
             step, state = 0, trainer.init()
         else:
+            if not allow_data_change:
+                _check_data(step, checkpoints.facts(step)["data"], facts["data"])
             state = checkpoints.restore(step, trainer.abstract_state, data)
             logger.info("resumed %s at step %d", workdir, step)
         metrics_log = MetricsLog(workdir, step, wandb_project=wandb_project, config=record)
-        profiler = Profiler(workdir / "profile", profile_steps)
+        resources.callback(metrics_log.close)
         progress = Progress(name, config.num_steps, step)
+        resources.callback(progress.close)
+        profiler = Profiler(workdir / "profile", profile_steps)
+        resources.callback(profiler.close)
+        watchdog = resources.enter_context(Watchdog(hang_seconds))
+        run = _Run(
+            trainer,
+            config,
+            task,
+            data,
+            checkpoints,
+            metrics_log,
+            progress,
+            profiler,
+            stop,
+            watchdog,
+        )
         try:
-            state = _run(
-                trainer,
-                config,
-                task,
-                state,
-                step,
-                data,
-                checkpoints,
-                metrics_log,
-                progress,
-                profiler,
-            )
-            progress.close()
-            result = evaluate(
-                trainer.eval_step, state.weights, task, config.part_size, trainer.mesh
-            )
-            if step < config.num_steps:
-                metrics_log.write(config.num_steps, named("eval", result))
-        finally:
-            profiler.close()
-            progress.close()
-            metrics_log.close()
-    return result
+            return run.to_the_end(step, state)
+        except SkippedSteps as error:
+            _keep_replay(workdir, error, run.state, data, facts)
+            raise
 
 
-def _run(
+@dataclasses.dataclass
+class _Run:
+    """One call of `train` once all is set up; `state` is the newest one."""
+
+    trainer: Trainer
+    config: TrainConfig
+    task: Task
+    data: grain.DatasetIterator
+    checkpoints: Checkpoints
+    metrics_log: MetricsLog
+    progress: Progress
+    profiler: Profiler
+    stop: Stop
+    watchdog: Watchdog
+    state: TrainState | None = None
+
+    def to_the_end(self, step: int, state: TrainState) -> dict[str, float]:
+        """From `step` and the state after it to the last evaluation, which is returned."""
+        config, begun = self.config, step
+        self.state = state
+        reader = StepReader(self.trainer.model_config, config, self.metrics_log, self.progress)
+        if self._evaluation_due(step) and not self.metrics_log.evaluated(step):
+            self._log_evaluation(step)
+        while step < config.num_steps:
+            if self.stop.asked():
+                reader.flush()
+                self._save_and_end(step)
+            batch = next(self.data)
+            self.profiler.before(step + 1)
+            placed = put_batch(batch, self.trainer.mesh)
+            self.state, metrics = self.trainer.train_step(self.state, placed)
+            step += 1
+            self.stop.unsaved = True
+            self.profiler.after(step, metrics)
+            # Read one step late, so the device always has the next step to work on.
+            reader.push(step, metrics, batch)
+            self.watchdog.touch()
+            self.checkpoints.check()
+            if step == config.num_steps or step % config.checkpoint_every_steps == 0:
+                reader.flush()  # what comes after too many skipped steps is never saved
+                self.checkpoints.save(step, self.state, self.data)
+            if self._evaluation_due(step):
+                reader.flush()
+                self._log_evaluation(step)
+        reader.flush()
+        self.progress.close()
+        result = self._evaluate(step)
+        if begun < config.num_steps or not self.metrics_log.evaluated(step):
+            self.metrics_log.write(step, named("eval", result))
+        return result
+
+    def _evaluation_due(self, step: int) -> bool:
+        every = self.config.eval_every_steps
+        return bool(every and step and step % every == 0 and step < self.config.num_steps)
+
+    def _log_evaluation(self, step: int) -> None:
+        self.metrics_log.write(step, named("eval", self._evaluate(step)))
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        def before_batch() -> None:
+            self.watchdog.touch()
+            if self.stop.asked():
+                self._save_and_end(step)
+
+        trainer = self.trainer
+        return evaluate(
+            trainer.eval_step,
+            self.state.weights,
+            self.task,
+            self.config.part_size,
+            trainer.mesh,
+            before_batch,
+        )
+
+    def _save_and_end(self, step: int) -> None:
+        if step and self.checkpoints.saved_step != step:
+            self.checkpoints.save(step, self.state, self.data)
+        self.checkpoints.wait()
+        raise Interrupted(step)
+
+
+def _keep_replay(
+    workdir: Path, error: SkippedSteps, state: TrainState, data: grain.DatasetIterator, facts: dict
+) -> None:
+    """Keeps the step, and says in `error` where."""
+    try:
+        error.add_note(f"the step is kept in {replay.keep(workdir, error, state, data, facts)}")
+    except (CheckpointError, OSError) as failure:
+        error.add_note(f"the step could not be kept: {failure}")
+
+
+def _check_data(step: int, old: str, new: str) -> None:
+    if old != new:
+        raise ValueError(
+            f"allow_data_change: the checkpoint of step {step} was made with data of fingerprint "
+            f"{old[:16]}, the task's first batch now has {new[:16]}; wanted the same data or this"
+        )
+
+
+def _enter_workdir(
+    workdir: Path,
+    record: dict,
+    machine: dict,
     trainer: Trainer,
-    config: TrainConfig,
-    task: Task,
-    state: TrainState,
-    step: int,
-    data,
-    checkpoints: Checkpoints,
-    metrics_log: MetricsLog,
-    progress: Progress,
-    profiler: Profiler,
-) -> TrainState:
-    reader = StepReader(trainer.model_config, config, metrics_log, progress)
-    while step < config.num_steps:
-        batch = put_batch(next(data), trainer.mesh)
-        profiler.before(step + 1)
-        state, metrics = trainer.train_step(state, batch)
-        step += 1
-        profiler.after(step, metrics)
-        # Read one step late, so the device always has the next step to work on.
-        reader.push(step, metrics, batch["inputs"].shape)
-        last = step == config.num_steps
-        if last or step % config.checkpoint_every_steps == 0:
-            reader.flush()  # a state with NaN is never saved
-            checkpoints.save(step, state, data)
-        every = config.eval_every_steps
-        if every and step % every == 0 and not last:
-            reader.flush()
-            result = evaluate(
-                trainer.eval_step, state.weights, task, config.part_size, trainer.mesh
-            )
-            metrics_log.write(step, named("eval", result))
-    reader.flush()
-    return state
-
-
-def _write_record(workdir: Path, record: dict) -> None:
-    """config.json and machine.json, before any work; refuses a workdir of another config."""
+    resources: contextlib.ExitStack,
+) -> int:
+    """Locks the directory and writes its records; refuses one of another config. In one process."""
     path = workdir / "config.json"
-    primary = jax.process_index() == 0
-    text = json.dumps(record, indent=2) + "\n"
-    old = json.loads(path.read_text() if path.exists() else text)
-    if differing := _differences(old, json.loads(text)):
+    new = json.loads(json.dumps(record))
+    if path.exists() and (differing := _differences(read_json(path), new)):
         raise ValueError(
             f"workdir: {workdir} holds a run with another config; differing: "
             + "; ".join(differing)
         )
-    # All processes have looked before one writes, so all of them refuse or none.
-    multihost_utils.sync_global_devices("config.json")
-    if not primary:
-        return
+    sizes = (x.size * x.dtype.itemsize for x in jax.tree.leaves(trainer.abstract_state))
+    prepare_directory(workdir, sum(sizes))
+    resources.enter_context(locked(workdir))
     if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    (workdir / "machine.json").write_text(json.dumps(machine_info(), indent=2) + "\n")
+        write_atomically(path, json.dumps(record, indent=2) + "\n")
+    write_atomically(workdir / "machine.json", json.dumps(machine, indent=2) + "\n")
+    return 0
 
 
 def _differences(old, new, where: str = "") -> list[str]:

@@ -3,13 +3,14 @@
 """Where numbers go: JSON lines (the record), TensorBoard (a view of it), a progress bar."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from deltanet_jax.train.files import first_process, write_atomically
 
 
 class MetricsLog:
@@ -28,14 +29,14 @@ class MetricsLog:
         config: dict | None = None,
     ):
         self._file = self._board = self._wandb = None
+        self._evaluated: set[int] = set()
         if jax.process_index() > 0:  # the first process writes for all
             return
         path = directory / "metrics.jsonl"
         if path.exists():
             rows = [r for r in read_metrics(path) if r["step"] <= step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in rows))
-            os.replace(temporary, path)
+            self._evaluated = {r["step"] for r in rows if "eval/loss" in r}
+            write_atomically(path, "".join(json.dumps(r) + "\n" for r in rows))
         self._file = path.open("a")
         self._board = SummaryWriter(
             str(directory / "tensorboard"), purge_step=step + 1, write_to_disk=True
@@ -53,6 +54,10 @@ class MetricsLog:
             self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(metrics, step=step)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the log had an evaluation of `step` when it was opened."""
+        return bool(first_process(lambda: int(step in self._evaluated)))
 
     def close(self) -> None:
         if self._file is not None:
@@ -84,10 +89,10 @@ def named(group: str, values: dict[str, float]) -> dict[str, float]:
 def read_metrics(path: Path) -> list[dict]:
     """Rows of a `metrics.jsonl`; a last line cut off by a crash is left out."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
     return rows
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from deltanet_jax.model import LanguageModel, ModelConfig
 from deltanet_jax.sharding import weight_shardings
+from deltanet_jax.train.guard import Guard, init_guard, judge
 from deltanet_jax.train.loss import cross_entropy_sums
 
 
@@ -20,16 +21,18 @@ class TrainState(NamedTuple):
     """Everything a step reads and writes, and all that a checkpoint holds beside the data position.
 
     Attributes:
-        step: optimiser steps done.
+        step: optimiser steps done; those skipped are not among them.
         weights: the model's, nested dicts of arrays.
         opt_state: Optax's.
         rng: key data of the run's random stream, [2] uint32; a step folds its number in.
+        guard: what was skipped, and the losses by which that is judged.
     """
 
     step: Int[Array, ""]
     weights: dict
     opt_state: optax.OptState
     rng: UInt32[Array, "2"]
+    guard: Guard
 
 
 class Sums(NamedTuple):
@@ -57,6 +60,7 @@ def init_state(
         weights=weights,
         opt_state=optimizer.init(weights),
         rng=jax.random.key_data(rng),
+        guard=init_guard(),
     )
 
 
@@ -73,7 +77,8 @@ def state_shardings(
         weights,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(step=whole, weights=weights, opt_state=opt_state, rng=whole)
+    guard = Guard(*[whole] * len(Guard._fields))
+    return TrainState(step=whole, weights=weights, opt_state=opt_state, rng=whole, guard=guard)
 
 
 def sum_losses(
@@ -102,18 +107,17 @@ def _microbatches(batch: dict, count: int) -> dict:
     return jax.tree.map(split, batch)
 
 
-def train_step(
+def gradients(
     graph: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
     loss_sizes: dict[str, int],
     accumulation_steps: int,
     state: TrainState,
     batch,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimiser step; metrics are loss, accuracy and the gradient's norm before clipping.
+) -> tuple[dict, Sums]:
+    """The gradient of a batch's mean loss, and the sums it is made from.
 
     With `accumulation_steps` the batch goes through in that many parts, one after the other. Their
-    gradients are of sums, added in float32, so the step is that of the whole batch.
+    gradients are of sums, added in float32, so the result is that of the whole batch.
     """
     dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
@@ -136,17 +140,39 @@ def train_step(
         nothing = optax.tree.zeros_like(state.weights, jnp.float32), Sums(zero, zero, zero)
         parts = jnp.arange(accumulation_steps), _microbatches(batch, accumulation_steps)
         (grads, sums), _ = jax.lax.scan(part, nothing, parts)
-    grads = jax.tree.map(lambda g, w: (g / sums.weight).astype(w.dtype), grads, state.weights)
+    return jax.tree.map(lambda g, w: (g / sums.weight).astype(w.dtype), grads, state.weights), sums
+
+
+def train_step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    loss_sizes: dict[str, int],
+    accumulation_steps: int,
+    guard_sizes: dict[str, float],
+    state: TrainState,
+    batch,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimiser step; metrics are loss, accuracy, the gradient's norm before clipping, and the
+    counts of skipped steps.
+
+    A step that the guard does not accept (`guard_sizes`: the options of `judge`) leaves all of the
+    state but the guard as it was, bit for bit: weights, optimiser, schedule, random stream.
+    """
+    grads, sums = gradients(graph, loss_sizes, accumulation_steps, state, batch)
+    loss, grad_norm = sums.loss / sums.weight, optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.weights)
-    new_state = TrainState(
+    accept, guard = judge(state.guard, loss, grad_norm, **guard_sizes)
+    updated = state._replace(
         step=state.step + 1,
         weights=optax.apply_updates(state.weights, updates),
         opt_state=opt_state,
-        rng=state.rng,
     )
+    kept = jax.tree.map(lambda new, old: jnp.where(accept, new, old), updated, state)
     metrics = {
-        "loss": sums.loss / sums.weight,
+        "loss": loss,
         "accuracy": sums.correct / sums.weight,
-        "grad_norm": optax.tree.norm(grads),
+        "grad_norm": grad_norm,
+        "skipped_steps": guard.skipped,
+        "skipped_in_row": guard.in_row,
     }
-    return new_state, metrics
+    return kept._replace(guard=guard), metrics

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What became of each step: read one step late, checked, logged, shown, with what it cost."""
 
+import logging
 import math
 import time
 
@@ -11,7 +12,11 @@ import numpy as np
 from deltanet_jax import accounting
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import TrainConfig
+from deltanet_jax.train.guard import FINITE, SkippedSteps
 from deltanet_jax.train.metrics import MetricsLog, Progress, named
+from deltanet_jax.train.task import Batch
+
+logger = logging.getLogger("deltanet_jax")
 
 
 class StepReader:
@@ -25,31 +30,34 @@ class StepReader:
         self._seconds: list[float] = []  # of every step since the last row
         self._last = time.perf_counter()
 
-    def push(self, step: int, metrics: dict[str, jax.Array], shape: tuple[int, int]) -> None:
-        """Hands in the metrics of `step`, of a batch [B, T], and reads those of the step before."""
+    def push(self, step: int, metrics: dict[str, jax.Array], batch: Batch) -> None:
+        """Hands in the metrics of `step`, and reads those of the step before."""
         self.flush()
-        self._pending = (step, metrics, shape)
+        self._pending = (step, metrics, batch)
 
     def flush(self) -> None:
-        """Reads what is pending. Raises FloatingPointError on NaN or Inf."""
+        """Reads what is pending. Raises SkippedSteps if too many in a row were skipped."""
         if self._pending is None:
             return
-        (step, metrics, shape), self._pending = self._pending, None
+        (step, metrics, batch), self._pending = self._pending, None
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        for key in ("loss", "grad_norm"):
-            if not math.isfinite(values[key]):
-                raise FloatingPointError(f"step {step}: {key} is {values[key]}")
+        in_row = int(values.pop("skipped_in_row"))
+        if in_row >= self._config.max_skipped_steps:
+            raise SkippedSteps(step, batch, values, in_row)
+        if in_row:
+            logger.warning("step %d skipped: loss %g, grad_norm %g", step, *map(values.get, FINITE))
         now = time.perf_counter()
         self._seconds.append(now - self._last)
         self._last = now
-        performance = self._performance(*shape)
+        performance = self._performance(*batch["inputs"].shape)
         text = f"loss {values['loss']:.4f}, accuracy {values['accuracy']:.3f}, "
         text += f"{performance['tokens_per_second']:,.0f} tokens/s"
         if "mfu" in performance:
             text += f", MFU {performance['mfu']:.1%}"
         self._progress.update(step, text)
         if step % self._config.log_every_steps == 0 or step == self._config.num_steps:
-            self._log.write(step, named("train", values) | named("perf", performance))
+            finite = {k: v for k, v in values.items() if math.isfinite(v)}  # JSON has no NaN
+            self._log.write(step, named("train", finite) | named("perf", performance))
             self._seconds = []
 
     def _performance(self, rows: int, columns: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the loop asks of a task. Tasks themselves live with the experiments."""
 
+import hashlib
 from collections.abc import Iterable
 from typing import Protocol, TypedDict
 
@@ -48,3 +49,18 @@ def eval_batches(task: Task, batch_size: int) -> Iterable[Batch]:
     for batch in task.eval_dataset().batch(batch_size, drop_remainder=False):
         missing = batch_size - len(batch["inputs"])
         yield {k: np.pad(v, ((0, missing), (0, 0))) for k, v in batch.items()}
+
+
+def fingerprint(task: Task, batch_size: int) -> str:
+    """SHA-256 that another seed, size, split or content of the data makes another one.
+
+    Of the first training batch, the number of held-out examples, and the first and last of them.
+    """
+    held_out = task.eval_dataset()
+    samples = next(iter(task.train_dataset(batch_size))), held_out[0], held_out[len(held_out) - 1]
+    digest = hashlib.sha256(str(len(held_out)).encode())
+    for sample in samples:
+        for name, array in sorted(sample.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -53,7 +53,10 @@ def compiled_peak(model, config: TrainConfig, rows: int, columns: int, sharding)
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (state, batch)
     )
     sizes = {"positions": -(-config.loss_chunk_tokens // rows), "pieces": 1}
-    run = functools.partial(step.train_step, step.model_graph(model), optimizer, sizes, 1)
+    graph = step.model_graph(model)
+    run = functools.partial(
+        step.train_step, graph, optimizer, sizes, 1, {"spike_sigmas": 0.0, "max_skipped_steps": 1}
+    )
     with jax.sharding.use_abstract_mesh(aot.MESH):
         memory = jax.jit(run, donate_argnums=0).lower(state, batch).compile().memory_analysis()
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes

@@ -10,6 +10,8 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32
 #SBATCH --output=%x-%j.log
+# Two minutes before the time is up every process is asked to save and end (docs/reliability.md).
+#SBATCH --signal=TERM@120
 set -euo pipefail
 gpus=${SLURM_GPUS_ON_NODE:?submit with --gpus-per-node}
 if [[ ${PER_GPU:-0} == 1 ]]; then

@@ -39,6 +39,10 @@ def test_mixer_round_trip_finds_its_class(name):
         ({"tie_embeddings": 1}, "ModelConfig.tie_embeddings: wanted bool, got 1"),
         ({"layer_pattern": "delta_net"}, "ModelConfig.layer_pattern: wanted a list"),
         (
+            {"layer_pattern": [{"kind": ["delta_net"]}]},
+            r"ModelConfig.layer_pattern\[0\].kind: wanted one of .* got \['delta_net'\]",
+        ),
+        (
             {"layer_pattern": [{"kind": "mamba7"}]},
             r"ModelConfig.layer_pattern\[0\].kind: wanted one of .*'delta_net'.* got 'mamba7'",
         ),

@@ -22,9 +22,14 @@ SMALL = [
 ]
 
 
+# What users have in their environment and must find nowhere else.
+SECRET = "canary-3f9a1c"
+SECRETS = {"HF_TOKEN": SECRET, "WANDB_API_KEY": SECRET}
+
+
 def run(module, *arguments):
     command = [sys.executable, "-W", "error", "-m", f"experiments.{module}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | SECRETS)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -55,6 +60,21 @@ def test_training_prints_figures_a_sample_and_progress(language_model):
     assert "loss" in done.stderr and "4/4" in done.stderr
     last = read_metrics(workdir / "metrics.jsonl")[-1]
     assert last["eval/bits_per_byte"] == result["bits_per_byte"]
+
+
+def test_secrets_of_the_environment_are_in_no_output(language_model):
+    workdir, done = language_model
+    assert SECRET not in done.stdout + done.stderr
+    files = [p for p in workdir.rglob("*") if p.is_file()]
+    assert len(files) > 10
+    assert not [p for p in files if SECRET.encode() in p.read_bytes()]
+
+
+def test_verify_lists_the_checkpoints(language_model):
+    workdir, _ = language_model
+    done = run("verify", f"--workdir={workdir}")
+    (line,) = done.stdout.splitlines()
+    assert line.split() == ["4", line.split()[1], "bytes", "intact"]
 
 
 def test_evaluation_in_a_new_process_gives_the_same_bits_and_the_same_sample(language_model):

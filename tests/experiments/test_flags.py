@@ -65,6 +65,8 @@ VALUES = {
     "eval_every_steps": (MQAR, 4),
     "checkpoint_every_steps": (MQAR, 6),
     "keep_checkpoints": (MQAR, 7),
+    "max_skipped_steps": (MQAR, 3),
+    "spike_sigmas": (MQAR, 6.0),
     "learning_rate": (MQAR, 0.5),
     "min_learning_rate": (MQAR, 1e-5),
     "schedule": (MQAR, "constant"),

@@ -1,10 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""README's numbers are the records'."""
+"""The documents' numbers are the records'."""
 
-from experiments.report import ROOT, fill_in
+import pytest
+
+from experiments.report import ROOT, SECTIONS, fill_in
 
 
-def test_readme_is_what_the_records_say():
-    text = (ROOT / "README.md").read_text()
-    assert fill_in(text) == text
+@pytest.mark.parametrize("document", SECTIONS)
+def test_a_document_is_what_the_records_say(document):
+    text = (ROOT / document).read_text()
+    assert fill_in(document, text) == text

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only comparator of arrays: RMS ratio, finiteness, shape, dtype. One table of bounds."""
 
+import jax
 import numpy as np
 
 # Largest RMS ratio against float64, by the dtype of the inputs. The errors measured at the grid
@@ -24,3 +25,15 @@ def assert_close(name: str, actual, wanted, bound: float) -> None:
     assert np.isfinite(np.asarray(actual, np.float64)).all(), f"{name}: not finite"
     error = rms_ratio(actual, wanted)
     assert error <= bound, f"{name}: RMS ratio {error:.2e}, bound {bound:.0e}"
+
+
+def equal_bits(a, b) -> bool:
+    """Whether two trees of arrays have the same structure, shapes, dtypes and bytes."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+
+    def same(x, y):
+        return (x.shape, x.dtype, x.tobytes()) == (y.shape, y.dtype, y.tobytes())
+
+    pairs = zip(*(map(np.asarray, jax.tree.leaves(t)) for t in (a, b)), strict=True)
+    return all(same(x, y) for x, y in pairs)

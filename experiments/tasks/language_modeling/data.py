@@ -63,7 +63,7 @@ def read_documents(path: Path) -> Iterator[bytes]:
             try:
                 text = json.loads(line)["text"]
                 document = text.encode()
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise ValueError(f'data: {where}: wanted a JSON object with a "text"') from error
             yield _checked(document, where)
 

@@ -69,8 +69,10 @@ class Files:
         if not Path(name).is_file():
             raise ValueError(f"data: wanted a .npy file of token ids, got {name!r}, not a file")
         try:
-            array = np.load(name, mmap_mode="r")
-        except ValueError as error:
+            array = np.load(name, mmap_mode="r", allow_pickle=False)
+        except (
+            Exception
+        ) as error:  # NumPy reads headers with Python's parser, and raises its errors
             raise ValueError(f"data: {name}: wanted a .npy file of token ids") from error
         if array.ndim != 1 or array.dtype not in (np.uint16, np.uint32):
             raise ValueError(

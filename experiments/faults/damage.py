@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of stored bytes: flipped bits, cut and missing files, and what hashing costs."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deltanet_jax.train import manifest
+from deltanet_jax.train.checkpoint import Checkpoints
+from deltanet_jax.train.guard import init_guard
+from deltanet_jax.train.step import TrainState
+from experiments.faults.outcome import Outcome
+
+
+class Position:
+    """A data position that never moves."""
+
+    def get_state(self) -> dict:
+        return {"place": 0}
+
+
+def make_state(step: int, bytes_each: int) -> TrainState:
+    """A state of random numbers that do not compress."""
+    weights = {"kernel": jax.random.normal(jax.random.key(step), (bytes_each // 4,))}
+    moments = {"mu": weights["kernel"] + 1, "nu": weights["kernel"] * 2}
+    rng = jax.random.key_data(jax.random.key(0))
+    return TrainState(jnp.int32(step), weights, moments, rng, init_guard())
+
+
+def make_checkpoints(directory: Path, bytes_each: int = 4096) -> Path:
+    """Steps 1 and 2."""
+    with Checkpoints(directory, 2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step, bytes_each), Position())
+    return directory
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def _falls_back(directory: Path, name: str) -> str | None:
+    """What is wrong with how step 2, damaged in file `name`, is treated."""
+    with Checkpoints(directory, 2) as checkpoints:
+        newest = checkpoints.newest()
+    if newest != 1:
+        return f"{name}: restored step {newest}"
+    return None if (directory / "2.damaged").is_dir() else f"{name}: not moved aside"
+
+
+def _damaged(
+    saved: Path, scratch: Path, damages: Iterator[tuple[Path, Callable[[Path], None]]], name: str
+) -> Outcome:
+    outcome = Outcome(name)
+    for file, damage in damages:
+        copy = shutil.copytree(saved, scratch / "copy")
+        damage(copy / file.relative_to(saved))
+        outcome.caused += 1
+        outcome.add_problem(_falls_back(copy, file.name))
+        shutil.rmtree(copy)
+    return outcome
+
+
+def flip_bits(scratch: Path, rng: np.random.Generator, count: int) -> Outcome:
+    """One bit anywhere in step 2: every file in turn, a random bit of it."""
+    saved = make_checkpoints(scratch / "flips")
+    files = [p for p in _files(saved / "2") if p.stat().st_size]
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        bit = int(rng.integers(8 * len(content)))
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+
+    damages = ((files[i % len(files)], flip) for i in range(count))
+    return _damaged(saved, scratch, damages, "a flipped bit in a checkpoint")
+
+
+def cut_files(scratch: Path) -> Outcome:
+    """Every file of step 2 deleted, halved and emptied."""
+    saved = make_checkpoints(scratch / "cuts")
+    ways = (
+        Path.unlink,
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(b""),
+    )
+    files = _files(saved / "2")
+    damages = (
+        (file, way) for file in files for way in ways if file.stat().st_size or way is ways[0]
+    )
+    return _damaged(saved, scratch, damages, "a deleted, halved or emptied file of a checkpoint")
+
+
+def hashing(scratch: Path, megabytes: int) -> Outcome:
+    """What hashing adds to a save, how long the step waits for it, how fast verifying is."""
+    outcome = Outcome("hashing of a checkpoint")
+    state = make_state(1, megabytes * 2**20 // 3)
+    times: dict[str, list[float]] = {"hash": [], "save": [], "blocked": []}
+    write = manifest.write
+
+    def timed(folder: Path, facts: dict) -> None:
+        began = time.perf_counter()
+        write(folder, facts)
+        times["hash"].append(time.perf_counter() - began)
+
+    manifest.write = timed
+    try:
+        with Checkpoints(scratch / "hashing", 1) as checkpoints:
+            for step in range(1, 6):
+                began = time.perf_counter()
+                checkpoints.save(step, state, Position())
+                times["blocked"].append(time.perf_counter() - began)
+                checkpoints.wait()
+                times["save"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            checkpoints.newest()
+            verify = time.perf_counter() - began
+    finally:
+        manifest.write = write
+    hashed, saved, blocked = (float(np.median(times[k])) for k in ("hash", "save", "blocked"))
+    outcome.figures = {
+        "megabytes": float(megabytes),
+        "save_seconds": saved,
+        "of_which_hashing_and_syncing": hashed / saved,
+        "seconds_the_step_waits": blocked,
+        "verify_gigabytes_per_second": megabytes * 2**20 / 1e9 / verify,
+    }
+    return outcome

@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What came of a kind of fault."""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Outcome:
+    """Counts of one kind of fault.
+
+    Attributes:
+        name: the fault.
+        caused: how often.
+        lost: how often what is promised did not hold.
+        problems: a line for each loss.
+        figures: other numbers found on the way.
+    """
+
+    name: str
+    caused: int = 0
+    lost: int = 0
+    problems: list[str] = dataclasses.field(default_factory=list)
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add_problem(self, problem: str | None) -> None:
+        """Counts a loss if there is one."""
+        if problem is not None:
+            self.lost += 1
+            self.problems.append(problem)

@@ -1,0 +1,231 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: verified bytes, damage moved aside, atomic saves, failed saves, what is kept."""
+
+import json
+import logging
+import os
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deltanet_jax.train import manifest
+from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints
+from deltanet_jax.train.guard import init_guard
+from deltanet_jax.train.step import TrainState
+from tests.helpers.compare import equal_bits
+
+
+class Position:
+    """Where the data stands, as much of an iterator as checkpoints need."""
+
+    def __init__(self, place=0):
+        self.place = place
+
+    def get_state(self):
+        return {"place": self.place}
+
+    def set_state(self, state):
+        self.place = state["place"]
+
+
+def state_of(step, size=300):
+    """Numbers that tell one step from another."""
+    weights = {"kernel": jax.random.normal(jax.random.key(step), (size,))}
+    key = jax.random.key_data(jax.random.key(7))
+    return TrainState(jnp.int32(step), weights, {"mu": weights["kernel"] * 2}, key, init_guard())
+
+
+def abstract():
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), state_of(0))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Checkpoints of steps 1 and 2; not to be changed."""
+    directory = tmp_path_factory.mktemp("saved")
+    with Checkpoints(directory, 2, {"config": {"seed": 3}}) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state_of(step), Position(10 * step))
+    return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "checkpoints")
+
+
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_state_and_position_come_back_bit_for_bit(saved):
+    data = Position()
+    with Checkpoints(saved) as checkpoints:
+        assert checkpoints.newest() == 2
+        restored = checkpoints.restore(2, abstract(), data)
+        facts = checkpoints.facts(2)
+    assert equal_bits(restored, state_of(2)) and not equal_bits(restored, state_of(1))
+    assert data.place == 20
+    assert facts["config"] == {"seed": 3} and facts["step"] == 2 and facts["format_version"] == 1
+    assert set(facts["files"]) == set(files(saved / "2")) - {manifest.NAME}
+    assert facts["arrays"]["weights/kernel"] == "float32[300]"
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    bit = int(np.random.default_rng(len(content)).integers(8 * len(content)))
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flip": flip,
+    "halve": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "delete": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_any_file_is_found_moved_aside_and_the_step_before_restored(
+    saved, tmp_path, caplog, damage
+):
+    for number, name in enumerate(files(saved / "2")):
+        if damage != "delete" and not (saved / "2" / name).stat().st_size:
+            continue  # there is nothing in it
+        copy = shutil.copytree(saved, tmp_path / str(number))
+        DAMAGES[damage](copy / "2" / name)
+        caplog.clear()
+        with Checkpoints(copy, 2) as checkpoints, caplog.at_level(logging.WARNING):
+            assert checkpoints.newest() == 1, name
+        assert f"checkpoint of step 2 is damaged: {name}: " in caplog.text
+        assert (copy / "2.damaged").is_dir() and not (copy / "2").exists()
+        with Checkpoints(copy) as checkpoints:
+            assert [(f.name, f.problem is None) for f in checkpoints.check_all()] == [
+                ("1", True),
+                ("2.damaged", False),
+            ]
+
+
+def test_what_is_restored_instead_is_the_older_state(copy):
+    flip(copy / "2" / "state" / "_METADATA")
+    with Checkpoints(copy, 2) as checkpoints:
+        assert equal_bits(checkpoints.restore(checkpoints.newest(), abstract()), state_of(1))
+
+
+def test_reading_moves_and_removes_nothing(copy):
+    (copy / "3.saving").mkdir()
+    flip(copy / "2" / manifest.NAME)
+    with Checkpoints(copy) as checkpoints:
+        assert checkpoints.newest() == 1
+    assert {p.name for p in copy.iterdir()} == {"1", "2", "3.saving"}
+
+
+def test_leftovers_of_a_killed_save_are_removed_at_the_next_start(copy):
+    for name in ("3.saving", "3.saving.orbax-checkpoint-tmp", "1.removing", "7.damaged"):
+        (copy / name).mkdir()
+    with Checkpoints(copy, 2) as checkpoints:
+        assert checkpoints.newest() == 2
+    assert {p.name for p in copy.iterdir()} == {"1", "2", "7.damaged"}
+
+
+def test_a_save_killed_before_its_manifest_is_as_if_it_had_not_begun(copy, monkeypatch):
+    def killed(folder, facts):
+        raise InterruptedError
+
+    monkeypatch.setattr(manifest, "write", killed)
+    with Checkpoints(copy, 2) as checkpoints:
+        checkpoints.save(3, state_of(3), Position())
+        with pytest.raises(CheckpointError, match="step 3 .*newest one on disk is of step 2"):
+            checkpoints.wait()
+        assert checkpoints.newest() == 2
+
+
+@pytest.mark.parametrize("name", ["../1/manifest.json", "/etc/hostname", "linked"])
+def test_a_manifest_that_leads_elsewhere_is_damage(copy, name):
+    folder = copy / "2"
+    os.symlink("/etc/hostname", folder / "linked")
+    content = manifest.read(folder)
+    path = folder / name
+    size = {"bytes": path.stat().st_size, "sha256": manifest._sha256(path)}
+    text = manifest._sealed(content | {"files": content["files"] | {name: size}})
+    (folder / manifest.NAME).write_text(text)
+    with pytest.raises(manifest.Damaged, match=f"^{name}: leads out of the folder"):
+        manifest.verify(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 10**6, '{"format_version": 1}', '{"files": 3}', "\0", "1e999"]
+)
+def test_a_manifest_that_is_none_is_damage(copy, text):
+    (copy / "2" / manifest.NAME).write_text(text)
+    with Checkpoints(copy) as checkpoints:
+        assert checkpoints.newest() == 1
+
+
+def test_a_newer_format_is_refused_not_moved(copy):
+    path = copy / "2" / manifest.NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    with (
+        Checkpoints(copy, 2) as checkpoints,
+        pytest.raises(ValueError, match=r"2/manifest.json: wanted format_version up to 1, got 2"),
+    ):
+        checkpoints.newest()
+    assert (copy / "2").is_dir()
+
+
+def _cast(x):
+    return jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: {"kernel": _cast(w["kernel"])}, r"wanted bfloat16\[300\], got float32\[300\]"),
+        (lambda w: {}, r"weights/kernel: wanted no such array, got float32\[300\]"),
+        (lambda w: {**w, "bias": w["kernel"]}, "weights/bias: wanted .*, got no such array"),
+    ],
+)
+def test_arrays_unlike_the_wanted_are_refused_by_name(saved, change, message):
+    state = abstract()
+    with Checkpoints(saved) as checkpoints, pytest.raises(ValueError, match=message):
+        checkpoints.restore(2, state._replace(weights=change(state.weights)))
+
+
+def test_a_full_disk_fails_one_save_and_leaves_the_rest(copy):
+    """Files may grow to 50,000 bytes: the save fails; later the next one succeeds."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(copy, 3) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+        try:
+            with pytest.raises(CheckpointError, match="step 3 .*newest one on disk is of step 2"):
+                checkpoints.save(3, state_of(3, size=30_000), Position())
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        assert checkpoints.newest() == 2
+        checkpoints.save(4, state_of(4), Position())
+        checkpoints.wait()
+        assert checkpoints.newest() == 4
+
+
+def test_the_newest_are_kept_and_older_ones_leave_after_the_newer_one_is_whole(copy, monkeypatch):
+    seen = []
+    write = manifest.write
+
+    def watched(folder, facts):
+        seen.append({p.name for p in copy.iterdir()} - {folder.name})
+        write(folder, facts)
+
+    monkeypatch.setattr(manifest, "write", watched)
+    with Checkpoints(copy, 1) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(step, state_of(step), Position())
+        checkpoints.wait()
+        assert checkpoints.steps == [4]
+    assert seen == [{"1", "2"}, {"3"}]

@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs that are stopped, poisoned, or find their directory changed, against one unbroken run."""
+
+import functools
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from deltanet_jax.sharding import MeshConfig
+from deltanet_jax.train import loop, manifest, replay
+from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints
+from deltanet_jax.train.config import OptimizerConfig, TrainConfig
+from deltanet_jax.train.evaluate import put_batch
+from deltanet_jax.train.files import locked
+from deltanet_jax.train.guard import SkippedSteps
+from deltanet_jax.train.loop import train
+from deltanet_jax.train.metrics import read_metrics
+from deltanet_jax.train.stop import Interrupted, Stop
+from tests.helpers.compare import equal_bits
+from tests.helpers.models import MIXERS, small_config, small_task
+from tests.helpers.tasks import Crash, Wrapped, without_speed
+
+MODEL = small_config(MIXERS["attention"], embed_dropout=0.1, num_layers=1)
+CONFIG = TrainConfig(
+    num_steps=6,
+    batch_size=8,
+    log_every_steps=1,
+    eval_every_steps=2,
+    checkpoint_every_steps=2,
+    max_skipped_steps=2,
+    mesh=MeshConfig(data=2),
+    optimizer=OptimizerConfig(learning_rate=1e-2, schedule="constant"),
+)
+TASK = small_task()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once():
+    """All runs of this file share one trainer, which is what costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        two = functools.partial(loop.Trainer, devices=jax.devices()[:2])
+        patch.setattr(loop, "Trainer", functools.cache(two))
+        yield
+
+
+def state_at(workdir, step):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.newest() == step
+        return checkpoints.restore(step, loop.Trainer(MODEL, CONFIG).abstract_state)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, train(MODEL, CONFIG, TASK.make(), workdir)
+
+
+def assert_equals_the_whole_run(workdir, result, whole):
+    assert result == whole[1]
+    assert equal_bits(state_at(workdir, 6), state_at(whole[0], 6))
+    rows = [without_speed(read_metrics(d / "metrics.jsonl")) for d in (workdir, whole[0])]
+    assert rows[0] == rows[1]
+
+
+def at(wanted, action):
+    """Calls `action` at a number; batches pass through.
+
+    The fingerprint takes the data's first batch and asks for the held-out examples once.
+    """
+
+    def change(number, batch=None):
+        if number == wanted:
+            action()
+        return batch
+
+    return change
+
+
+def test_a_stopped_run_has_saved_its_last_step_and_goes_on_bit_for_bit(whole, tmp_path):
+    """Asked while batch 3 is made: that step is still done."""
+    step = 3
+    stop = Stop()
+    with pytest.raises(Interrupted) as stopped:
+        train(MODEL, CONFIG, Wrapped(TASK.make(), at(step, stop.ask)), tmp_path, stop=stop)
+    assert stopped.value.step == step
+    assert int(state_at(tmp_path, step).step) == step
+    assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_evaluation_is_left_and_made_again(whole, tmp_path, number):
+    """The evaluation after step 2 and the one at the end."""
+    stop = Stop()
+    task = Wrapped(TASK.make(), evaluating=at(1 + number, stop.ask))
+    with pytest.raises(Interrupted) as stopped:
+        train(MODEL, CONFIG, task, tmp_path, stop=stop)
+    assert stopped.value.step == 2 * number
+    assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+def test_a_crash_in_an_evaluation_loses_no_row(whole, tmp_path):
+    def crash():
+        raise Crash
+
+    with pytest.raises(Crash):
+        train(MODEL, CONFIG, Wrapped(TASK.make(), evaluating=at(3, crash)), tmp_path)
+    assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+def test_sigterm_in_a_step_saves(whole, tmp_path):
+    stop = Stop()
+    terminate = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+    with stop.on_signals(processes=False), pytest.raises(Interrupted) as stopped:
+        stop.unsaved = True
+        train(MODEL, CONFIG, Wrapped(TASK.make(), at(2, terminate)), tmp_path, stop=stop)
+    assert 2 <= stopped.value.step <= 3  # the thread that sees signals may be a step late
+    assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+def test_a_failed_save_ends_the_run_within_a_step_and_loses_nothing(whole, tmp_path, monkeypatch):
+    write = manifest.write
+
+    def full(folder, facts):
+        if facts["step"] == 4:
+            raise OSError(28, "No space left on device")
+        write(folder, facts)
+
+    monkeypatch.setattr(manifest, "write", full)
+    message = r"^checkpoint of step 4 .*No space left on device; the newest one .* step 2"
+    with pytest.raises(CheckpointError, match=message):
+        train(MODEL, CONFIG, TASK.make(), tmp_path)
+    monkeypatch.undo()
+    assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole, tmp_path):
+    stop = Stop()
+    with pytest.raises(Interrupted):
+        train(MODEL, CONFIG, Wrapped(TASK.make(), at(5, stop.ask)), tmp_path, stop=stop)
+    path = max((tmp_path / "checkpoints" / "5" / "state" / "d").iterdir())
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+    assert (tmp_path / "checkpoints" / "5.damaged").is_dir()
+
+
+def poison(*numbers):
+    """NaN in the first row alone: with two devices, on one of them."""
+
+    def change(number, batch):
+        if number in numbers:
+            batch["weights"] = batch["weights"].copy()
+            batch["weights"][0] *= np.float32("nan")
+        return batch
+
+    return change
+
+
+def manual_run(numbers):
+    """The state after the batches of these numbers, by steps one after the other."""
+    trainer = loop.Trainer(MODEL, CONFIG)
+    state, data = trainer.init(), iter(TASK.make().train_dataset(8))
+    for number in range(1, max(numbers) + 1):
+        batch = next(data)
+        if number in numbers:
+            state, _ = trainer.train_step(state, put_batch(batch, trainer.mesh))
+    return state
+
+
+def test_a_poisoned_step_changes_no_bit_of_the_state(tmp_path):
+    """Batch 3 is skipped: what remains is a run over the others, schedule and dropout included."""
+    train(MODEL, CONFIG, Wrapped(TASK.make(), poison(3)), tmp_path)
+    state, wanted = state_at(tmp_path, 6), manual_run([1, 2, 4, 5, 6])
+    assert equal_bits(state._replace(guard=()), wanted._replace(guard=()))
+    assert not equal_bits(state.weights, manual_run([1, 2, 3, 4, 5, 6]).weights)
+    rows = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "train/skipped_steps" in r]
+    assert [r["train/skipped_steps"] for r in rows] == [0, 0, 1, 1, 1, 1]
+    assert ["train/loss" in r for r in rows] == [True, True, False, True, True, True]
+
+
+def test_too_many_poisoned_steps_stop_the_run_and_the_last_can_be_run_again(tmp_path):
+    with pytest.raises(SkippedSteps, match="^step 4: loss is nan; 2 skipped in a row") as stopped:
+        train(MODEL, CONFIG, Wrapped(TASK.make(), poison(3, 4)), tmp_path)
+    assert f"the step is kept in {tmp_path / 'replay'}" in stopped.value.__notes__
+    assert int(state_at(tmp_path, 2).step) == 2  # nothing after too many is saved
+
+    trainer = loop.Trainer(MODEL, CONFIG)
+    step, state, batch = replay.load(tmp_path, trainer.abstract_state)
+    assert step == 4 and np.isnan(batch["weights"][0]).any()
+    assert equal_bits(state._replace(guard=()), manual_run([1, 2])._replace(guard=()))
+    again = replay.run_again(trainer, state, batch)
+    assert np.isnan(again["loss"]) and np.isnan(again["grad_norm"])
+    assert len(again["not_finite"]) == len(jax.tree.leaves(trainer.abstract_state.weights))
+    batch["weights"] = np.nan_to_num(batch["weights"])
+    state = replay.load(tmp_path, trainer.abstract_state)[1]
+    assert replay.run_again(trainer, state, batch)["not_finite"] == []
+
+
+def test_a_replay_that_holds_objects_is_refused(tmp_path, whole):
+    folder = tmp_path / "replay"
+    trainer = loop.Trainer(MODEL, CONFIG)
+    with Checkpoints(folder, 1) as checkpoints:
+        data = iter(TASK.make().train_dataset(8))
+        checkpoints.save(2, trainer.init(), data)
+    np.savez(folder / "batch-2.npz", inputs=np.asarray([{}], object))
+    with pytest.raises(ValueError, match=r"batch-2.npz: wanted the arrays of a batch: Object arra"):
+        replay.load(tmp_path, trainer.abstract_state)
+    with pytest.raises(ValueError, match="wanted a run that was stopped by skipped steps"):
+        replay.load(whole[0], trainer.abstract_state)
+
+
+def test_a_second_run_in_the_directory_is_refused(whole):
+    before = (whole[0] / "metrics.jsonl").read_text()
+    with locked(whole[0]), pytest.raises(ValueError, match="is in use by another run, process"):
+        train(MODEL, CONFIG, TASK.make(), whole[0])
+    assert (whole[0] / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("change", [{"data_seed": 1}, {"num_eval_examples": 19}])
+def test_other_data_is_refused_unless_allowed(whole, tmp_path, change):
+    stop = Stop()
+    with pytest.raises(Interrupted):
+        train(MODEL, CONFIG, Wrapped(TASK.make(), at(5, stop.ask)), tmp_path, stop=stop)
+    with pytest.raises(ValueError, match="^allow_data_change: the checkpoint of step 5 was made"):
+        train(MODEL, CONFIG, TASK.replace(**change).make(), tmp_path)
+    train(MODEL, CONFIG, TASK.replace(**change).make(), tmp_path, allow_data_change=True)
+
+
+def test_the_manifest_says_what_made_the_checkpoint(whole):
+    with Checkpoints(whole[0] / "checkpoints") as checkpoints:
+        facts = checkpoints.facts(6)
+    assert facts["config"] == json.loads((whole[0] / "config.json").read_text())
+    assert facts["machine"] == json.loads((whole[0] / "machine.json").read_text())
+    assert facts["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1, "sequence": 1}
