@@ -3,12 +3,12 @@
 """Additive linear attention, chunkwise: the delta rule without the correction, for comparison."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels._common import checks, chunking
-from pallas_kernels._common.precision import matmul, state_dtype
-from pallas_kernels._common.segments import chunk_masks, lower, number_segments, only
+from pallas_kernels._common import chunking
+from pallas_kernels._common.arguments import check_arguments
+from pallas_kernels._common.precision import matmul
+from pallas_kernels._common.segments import chunk_masks, lower, only
 
 
 def linear_attention(
@@ -36,19 +36,19 @@ def linear_attention(
     Source: Katharopoulos et al. 2020, arXiv:2006.16236; chunkwise: Yang et al. 2024,
         arXiv:2406.06484, section 2.1.
     """
-    sizes = checks.check_inputs("B T H", q, k, v)
-    if initial_state is None:
-        initial_state = jnp.zeros([sizes[axis] for axis in "BHKV"], state_dtype(q.dtype))
-    checks.check_state("initial_state", initial_state, sizes, q.dtype)
-    checks.check_choice("chunk_size", chunk_size, chunking.CHUNK_SIZES)
-    masks = None
-    if segment_ids is not None:
-        checks.check_segment_ids(segment_ids, sizes)
-        if sizes["T"] > 0:
-            masks = chunk_masks(number_segments(segment_ids), chunk_size)
-    if sizes["T"] == 0:
-        return v, initial_state
-    scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
+    checked = check_arguments(
+        q,
+        k,
+        v,
+        scale=scale,
+        initial_state=initial_state,
+        segment_ids=segment_ids,
+        chunk_size=chunk_size,
+    )
+    if checked.sizes["T"] == 0:
+        return v, checked.initial_state
+    segments = checked.segments
+    masks = None if segments is None else chunk_masks(segments, chunk_size)
 
     dtype, length = v.dtype, q.shape[1]
     q, k, v = (chunking.split_heads(x, chunk_size) for x in (q, k, v))
@@ -62,8 +62,8 @@ def linear_attention(
         return kept + written_BHKV, state_BHKV
 
     keeps = None if masks is None else masks.keeps
-    final_state, states = jax.lax.scan(chunk, initial_state, (written, keeps))
+    final_state, states = jax.lax.scan(chunk, checked.initial_state, (written, keeps))
     scores = lower(matmul("...ik,...jk->...ij", q, k, input_dtype=dtype), masks, strict=False)
     output = matmul("...ck,...kv->...cv", q_reads, states, input_dtype=dtype)
     output = output + matmul("...ij,...jv->...iv", scores, v, input_dtype=dtype)
-    return chunking.join_heads(scale * output, length).astype(dtype), final_state
+    return chunking.join_heads(checked.scale * output, length).astype(dtype), final_state

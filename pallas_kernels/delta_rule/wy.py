@@ -30,6 +30,7 @@ def _invert_blocks(a: Float[Array, "*L 16 16"]) -> Float[Array, "*L 16 16"]:
     return jnp.stack(rows, axis=-2)
 
 
+@jax.custom_jvp
 def unit_lower_inverse(a: Float[Array, "*L C C"]) -> Float[Array, "*L C C"]:
     """Inverts I + A.
 
@@ -38,6 +39,7 @@ def unit_lower_inverse(a: Float[Array, "*L C C"]) -> Float[Array, "*L C C"]:
             float32 or float64; C is 16 times a power of two.
     Returns:
         (I + A)^-1, unit lower triangular, same shape and dtype.
+    Gradients: of any order, both modes, by dX = -X dA X: nothing of the substitution is kept.
     Source: Yang et al. 2024, arXiv:2406.06484, eq. 10 (the UT transform).
     """
     size = a.shape[-1]
@@ -59,6 +61,13 @@ def unit_lower_inverse(a: Float[Array, "*L C C"]) -> Float[Array, "*L C C"]:
         inverse = jnp.concatenate([top, bottom], axis=-2)
         width *= 2
     return inverse[..., 0, :, :]
+
+
+@unit_lower_inverse.defjvp
+def _unit_lower_inverse_jvp(primals, tangents):
+    inverse = unit_lower_inverse(*primals)
+    (da,) = tangents
+    return inverse, -_product(inverse, _product(jnp.tril(da, -1), inverse))
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:

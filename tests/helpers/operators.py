@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Operators against their definitions in float64: outputs and the gradient of every argument."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.helpers.compare import BOUNDS, assert_close
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs_and_gradients(function, args, cotangents, segment_ids):
+    out, vjp = jax.vjp(lambda *args: tuple(function(*args, segment_ids)), *args)
+    return (*out, *vjp(cotangents))
+
+
+def check_operator(fast, definition, names, args, segment_ids=None):
+    """Compares (output, final state) and gradients of `fast` and, in float64, `definition`.
+
+    Both are called as function(*args, segment_ids); `args` are those that `names` names, the values
+    `v` and the initial state (last) among them. Returns what `fast` gave, by name.
+    """
+    v, state = args[names.index("v")], args[-1]
+    cotangents = tuple(
+        jax.random.normal(jax.random.key(7 + i), x.shape, jnp.float32).astype(x.dtype)
+        for i, x in enumerate((v, state))
+    )
+    got = _outputs_and_gradients(fast, args, cotangents, segment_ids)
+    args, cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (args, cotangents))
+    wanted = _outputs_and_gradients(definition, args, cotangents, segment_ids)
+    labels = ("output", "final_state", *(f"d{name}" for name in names))
+    for label, a, b in zip(labels, got, wanted, strict=True):
+        assert_close(label, a, b, BOUNDS[v.dtype.name])
+    return dict(zip(labels, got, strict=True))
+
+
+def log_decays(shape, dtype):
+    """Log decays of every strength: most near 0, some near -1, a few that leave nothing: -inf."""
+    x = jax.random.uniform(jax.random.key(11), shape, jnp.float32, -8.0, 5.0)
+    g = jnp.where(x > 4.9, -jnp.inf, -jnp.exp(x))
+    return g.astype(jnp.promote_types(dtype, jnp.float32))
+
+
+def random_state(batch, heads, k_dim, v_dim, dtype):
+    """An initial state for inputs of `dtype`."""
+    shape = (batch, heads, k_dim, v_dim)
+    return jax.random.normal(jax.random.key(12), shape, jnp.promote_types(dtype, jnp.float32))
+
+
+def random_segments(batch, length, mean_length=90):
+    """Ids [batch, length] that change at random places."""
+    boundaries = jax.random.bernoulli(jax.random.key(5), 1 / mean_length, (batch, length))
+    return jnp.cumsum(boundaries, axis=1)
+
+
+def recur(token, inputs, state):
+    """(state, o_t) = token(state, *inputs_t) for t = 1..T in NumPy; (outputs, final state).
+
+    For definitions that owe nothing to the library, and for wrong ones.
+    """
+    outputs = []
+    inputs = [np.asarray(x) for x in inputs]
+    state = np.asarray(state)
+    for t in range(inputs[0].shape[1]):
+        state, output = token(state, *(x[:, t] for x in inputs))
+        outputs.append(output)
+    return np.stack(outputs, axis=1), state
