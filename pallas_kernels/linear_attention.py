@@ -2,13 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Additive linear attention, chunkwise: the delta rule without the correction, for comparison."""
 
-import jax
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels._common import chunking
 from pallas_kernels._common.arguments import check_arguments
-from pallas_kernels._common.precision import matmul
-from pallas_kernels._common.segments import chunk_masks, lower, only
+from pallas_kernels.gated_linear_attention.chunked import forward
 
 
 def linear_attention(
@@ -45,25 +42,13 @@ def linear_attention(
         segment_ids=segment_ids,
         chunk_size=chunk_size,
     )
-    if checked.sizes["T"] == 0:
-        return v, checked.initial_state
-    segments = checked.segments
-    masks = None if segments is None else chunk_masks(segments, chunk_size)
-
-    dtype, length = v.dtype, q.shape[1]
-    q, k, v = (chunking.split_heads(x, chunk_size) for x in (q, k, v))
-    q_reads = q if masks is None else only(q, masks.reads)
-    k_writes = k if masks is None else only(k, masks.writes)
-    written = matmul("...ck,...cv->...kv", k_writes, v, input_dtype=dtype)
-
-    def chunk(state_BHKV, inputs):
-        written_BHKV, keeps = inputs
-        kept = state_BHKV if keeps is None else only(state_BHKV, keeps)
-        return kept + written_BHKV, state_BHKV
-
-    keeps = None if masks is None else masks.keeps
-    final_state, states = jax.lax.scan(chunk, checked.initial_state, (written, keeps))
-    scores = lower(matmul("...ik,...jk->...ij", q, k, input_dtype=dtype), masks, strict=False)
-    output = matmul("...ck,...kv->...cv", q_reads, states, input_dtype=dtype)
-    output = output + matmul("...ij,...jv->...iv", scores, v, input_dtype=dtype)
-    return chunking.join_heads(checked.scale * output, length).astype(dtype), final_state
+    return forward(
+        q,
+        k,
+        v,
+        None,
+        checked.initial_state,
+        checked.segments,
+        scale=checked.scale,
+        chunk_size=chunk_size,
+    )

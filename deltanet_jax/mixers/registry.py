@@ -7,10 +7,14 @@ from flax import nnx
 from deltanet_jax.mixers.attention import Attention, AttentionConfig
 from deltanet_jax.mixers.base import Context, MixerConfig
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
+from deltanet_jax.mixers.delta_product import DeltaProduct, DeltaProductConfig
+from deltanet_jax.mixers.gated_delta_net import GatedDeltaNet, GatedDeltaNetConfig
 from deltanet_jax.mixers.linear_attention import LinearAttention, LinearAttentionConfig
 
 MIXERS: dict[str, tuple[type[MixerConfig], type[nnx.Module]]] = {
     "delta_net": (DeltaNetConfig, DeltaNet),
+    "gated_delta_net": (GatedDeltaNetConfig, GatedDeltaNet),
+    "delta_product": (DeltaProductConfig, DeltaProduct),
     "attention": (AttentionConfig, Attention),
     "linear_attention": (LinearAttentionConfig, LinearAttention),
 }

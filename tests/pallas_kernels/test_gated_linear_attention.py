@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Gated linear attention: chunkwise form and wrong versions against the definition in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import gated_linear_attention, linear_attention
+from pallas_kernels.delta_rule.workloads import make_inputs
+from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
+from tests.helpers.operators import (
+    check_operator,
+    log_decays,
+    random_segments,
+    random_state,
+    recur,
+)
+
+NAMES = ("q", "k", "v", "g", "initial_state")
+
+
+def make_args(length, dtype, *, per_channel=True):
+    q, k, v, _ = make_inputs(jax.random.key(0), 2, length, 2, 16, 24, dtype)
+    g = log_decays(q.shape if per_channel else q.shape[:3], dtype)
+    return q, k, v, g, random_state(2, 2, 16, 24, dtype)
+
+
+def run(*args, chunk_size=64, implementation="xla"):
+    *inputs, state, segment_ids = args
+    return gated_linear_attention(
+        *inputs,
+        initial_state=state,
+        segment_ids=segment_ids,
+        chunk_size=chunk_size,
+        implementation=implementation,
+    )
+
+
+define = functools.partial(run, implementation="reference")
+
+
+@pytest.mark.parametrize(
+    ("per_channel", "dtype", "chunk_size"),
+    [
+        (True, "float64", 16),
+        (True, "float32", 64),
+        (True, "bfloat16", 16),
+        (False, "float32", 64),
+        (False, "bfloat16", 16),
+    ],
+)
+def test_outputs_and_gradients_agree_with_float64_definition(x64, per_channel, dtype, chunk_size):
+    """Decays up to infinity, segments, a remainder."""
+    args = make_args(150, dtype, per_channel=per_channel)
+    fast = functools.partial(run, chunk_size=chunk_size)
+    got = check_operator(fast, define, NAMES, args, random_segments(2, 150, 40))
+    state = jnp.promote_types(dtype, jnp.float32)
+    states = ("final_state", "dg", "dinitial_state")
+    assert {n: x.dtype for n, x in got.items()} == {n: state if n in states else dtype for n in got}
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_hardly_any_token(x64, length):
+    check_operator(run, define, NAMES, make_args(length, "float64", per_channel=False))
+
+
+def test_no_decay_is_linear_attention():
+    q, k, v, g, state = make_args(40, "float32")
+    wanted = linear_attention(q, k, v, initial_state=state, chunk_size=16)
+    for a, b in zip(run(q, k, v, jnp.zeros_like(g), state, None, chunk_size=16), wanted, strict=True):
+        assert_close("no decay", a, b, 1e-6)
+
+
+def _token(kept=np.exp, decays_writes=False):
+    def token(state, q, k, v, g):
+        decay = kept(g)[..., None]
+        write = k[..., :, None] * v[..., None, :]
+        new = decay * (state + write) if decays_writes else decay * state + write
+        return new, np.einsum("bhk,bhkv->bhv", q, new) / 4
+
+    return token
+
+
+MUTANTS = {
+    "no_decay": _token(kept=np.ones_like),
+    "decay_squared": _token(kept=lambda g: np.exp(2 * g)),
+    "one_decay_for_all_channels": _token(kept=lambda g: np.exp(g[..., :1])),
+    "decays_what_it_writes": _token(decays_writes=True),
+}
+
+
+def test_the_definition_is_the_papers_equation_and_no_mutant(x64):
+    """Yang et al. 2023, eq. 3: S_t = (alpha_t^T 1) * S_{t-1} + k_t^T v_t."""
+    *inputs, state = make_args(100, "float64")
+    wanted = define(*inputs, state, None)
+    output, final_state = recur(_token(), inputs, state)
+    assert_close("output", output, wanted.output, 1e-13)
+    assert_close("final_state", final_state, wanted.final_state, 1e-13)
+    for name, token in MUTANTS.items():
+        error = rms_ratio(recur(token, inputs, state)[0], wanted.output)
+        assert error > max(BOUNDS.values()), name
