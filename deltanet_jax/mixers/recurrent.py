@@ -7,7 +7,7 @@ that (`make_controls`).
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import rms_norm
 from deltanet_jax.layers.projection import QKVProjection
-from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
+from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
+from pallas_kernels import gated_linear_attention, gated_linear_attention_step
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
 
@@ -28,12 +29,15 @@ class RecurrentConfig(MixerConfig):
     """Options of every mixer with a matrix memory.
 
     Attributes:
+        k_width, v_width: keys and values of all heads by default, as multiples of d_model.
         num_heads: heads H.
-        head_k_dim, head_v_dim: sizes K and V of a head; None is `head_sizes`' default.
+        head_k_dim, head_v_dim: sizes K and V of a head; None is the width / num_heads.
         conv_size: width of the short convolutions before q, k, v; 0 leaves them out.
         chunk_size: tokens a chunk of the parallel form.
     """
 
+    k_width: ClassVar[float] = 1.0
+    v_width: ClassVar[float] = 1.0
     num_heads: int = 8
     head_k_dim: int | None = None
     head_v_dim: int | None = None
@@ -46,10 +50,11 @@ class RecurrentConfig(MixerConfig):
         check_one_of(self, "chunk_size", CHUNK_SIZES)
 
     def head_sizes(self, d_model: int) -> tuple[int, int]:
-        """K and V; by default d_model / num_heads. Raises ValueError if that isn't whole."""
+        """K and V. Raises ValueError where a default isn't whole."""
+        k_width, v_width = int(self.k_width * d_model), int(self.v_width * d_model)
         return (
-            head_dim(d_model, self.num_heads, self.head_k_dim, "head_k_dim"),
-            head_dim(d_model, self.num_heads, self.head_v_dim, "head_v_dim"),
+            head_dim(k_width, self.num_heads, self.head_k_dim, "head_k_dim"),
+            head_dim(v_width, self.num_heads, self.head_v_dim, "head_v_dim"),
         )
 
     def _state_flops(self, d_model: int, operations: int) -> float:
@@ -159,3 +164,20 @@ class RecurrentMixer(nnx.Module):
 def is_one_step(x: jax.Array, memory: Any, segment_ids: jax.Array | None) -> bool:
     """A single token continues a memory: what operators' steps are for."""
     return memory is not None and x.shape[1] == 1 and segment_ids is None
+
+
+def attend(q, k, v, g, config: RecurrentConfig, *, memory, segment_ids):
+    """Gated linear attention as `RecurrentMixer.remember` answers: (read-outs, memory)."""
+    if is_one_step(q, memory, segment_ids):
+        o, memory = gated_linear_attention_step(memory, *(y[:, 0] for y in (q, k, v, g)))
+        return o[:, None], memory
+    o, memory = gated_linear_attention(
+        q,
+        k,
+        v,
+        g,
+        initial_state=memory,
+        segment_ids=segment_ids,
+        chunk_size=config.chunk_size,
+    )
+    return read_out(o), memory

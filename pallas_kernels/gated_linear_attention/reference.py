@@ -12,6 +12,18 @@ from pallas_kernels._common.precision import state_dtype
 from pallas_kernels._common.recurrence import scan_tokens
 
 
+def token(
+    state: Float[Array, "B H K V"],
+    q: Float[Array, "B H K"],
+    k: Float[Array, "B H K"],
+    v: Float[Array, "B H V"],
+    g: Float[Array, "B H K_or_1"],
+) -> tuple[Float[Array, "B H K V"], Float[Array, "B H V"]]:
+    """README.md eq. 1, literally: (S_t, S_t^T q_t) of all heads, in the state's dtype."""
+    state = jnp.exp(g)[..., None] * state + k[..., :, None] * v[..., None, :]
+    return state, jnp.einsum("bhk,bhkv->bhv", q, state, precision="highest")
+
+
 def gated_linear_attention_reference(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -22,17 +34,10 @@ def gated_linear_attention_reference(
     *,
     scale: float,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """README.md eq. 1, literally, in float32 (float64 for float64 inputs).
+    """`token` from t = 1 to T, in float32 (float64 for float64 inputs).
 
     `segments` as in `scan_tokens`. Autodiff stores the state of every token.
     """
-
-    def token(state_BHKV, q_BHK, k_BHK, v_BHV, g_BHK):
-        written_BHKV = k_BHK[..., :, None] * v_BHV[..., None, :]
-        state_BHKV = jnp.exp(g_BHK)[..., None] * state_BHKV + written_BHKV
-        read_BHV = jnp.einsum("bhk,bhkv->bhv", q_BHK, state_BHKV, precision="highest")
-        return state_BHKV, scale * read_BHV
-
     initial_state = initial_state.astype(state_dtype(v.dtype))
     output, final_state = scan_tokens(token, initial_state, (q, k, v, g), segments)
-    return output.astype(v.dtype), final_state
+    return (scale * output).astype(v.dtype), final_state

@@ -82,10 +82,12 @@ def test_outputs_and_gradients_agree_with_the_definition_in_float64(name):
     x = inputs()
     built, args = widened(name, jnp.cos(3 * x))
     got, wanted = built.derive(False, *args), built.derive(True, *args)
+    # JAX's attention takes its softmax in float32, whatever comes.
+    bound = BOUNDS["float32" if MIXERS[name].kind == "attention" else "float64"]
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True
     ):
-        assert_close(jax.tree_util.keystr(path), a, b, BOUNDS["float64"])
+        assert_close(jax.tree_util.keystr(path), a, b, bound)
     y, _ = build(name).run(x)
     assert y.dtype == jnp.float32
     assert_close("float32", y, wanted[0], BOUNDS["float32"])

@@ -111,14 +111,37 @@ def delta_product(mixer, x):
     return output(mixer, recur(token, q, beta, k, v), x)
 
 
+def gla(mixer, x):
+    """Yang et al. 2023, eq. 3 and section 4.4."""
+    q, k, v = queries_keys_values(mixer, x)
+    logits = x @ mixer.decay_down_proj.kernel[...] @ mixer.decay_up_proj.kernel[...]
+    logits = logits + mixer.decay_bias[...][None, None]
+    alpha = (1 / (1 + jnp.exp(-logits))) ** (1 / mixer.config.decay_temperature)
+
+    def token(state, q, alpha, k, v):
+        state = state * alpha[None] + jnp.outer(v, k)
+        return state, state @ q * k.shape[-1] ** -0.5
+
+    return output(mixer, recur(token, q, alpha.reshape(q.shape), k, v), x)
+
+
+def retnet(mixer, x):
+    """Sun et al. 2023, eqs. 5 and 8: (Q K^T * D) V with D_nm = gamma^(n - m)."""
+    q, k, v = queries_keys_values(mixer, x)
+    gamma = 1 - 2.0 ** (-5 - jnp.arange(q.shape[2]))
+    times = jnp.arange(x.shape[1])
+    distance = times[:, None] - times[None]
+    d = jnp.tril(gamma[:, None, None] ** jnp.maximum(distance, 0)[None])
+    scores = jnp.einsum("bihk,bjhk->bhij", rotate(q), rotate(k)) * q.shape[-1] ** -0.5
+    return output(mixer, jnp.einsum("bhij,bjhv->bihv", scores * d[None], v), x)
+
+
 def linear_attention(mixer, x):
     """Katharopoulos et al. 2020, eq. 9, as a quadratic sum; without normaliser the numerator."""
     q, k, v = queries_keys_values(mixer, x)
-    scores = jnp.tril(jnp.einsum("bihk,bjhk->bhij", q, k))
+    scores = jnp.tril(jnp.einsum("bihk,bjhk->bhij", q, k)) * q.shape[-1] ** -0.5
     if mixer.config.normalize:
-        scores = scores / scores.sum(-1, keepdims=True)
-    else:
-        scores = scores * q.shape[-1] ** -0.5
+        scores = scores / (scores.sum(-1, keepdims=True) + 1e-6)
     return output(mixer, jnp.einsum("bhij,bjhv->bihv", scores, v), x)
 
 
@@ -152,6 +175,8 @@ DEFINITIONS = {
     "delta_net": delta_net,
     "gated_delta_net": gated_delta_net,
     "delta_product": delta_product,
+    "gla": gla,
+    "retnet": retnet,
     "attention": attention,
     "linear_attention": linear_attention,
 }

@@ -39,9 +39,7 @@ def run(*args, chunk_size=64, implementation="xla"):
 define = functools.partial(run, implementation="reference")
 
 
-@pytest.mark.parametrize(
-    ("dtype", "chunk_size"), [("float64", 16), ("float32", 64), ("bfloat16", 64)]
-)
+@pytest.mark.parametrize(("dtype", "chunk_size"), [("float32", 64), ("bfloat16", 16)])
 def test_outputs_and_gradients_agree_with_float64_definition(x64, dtype, chunk_size):
     """Keys that repeat, beta in [1, 2], decays up to infinity, segments, a remainder."""
     args = make_args(150, dtype, keys="repeated", beta_range=(1.0, 2.0))

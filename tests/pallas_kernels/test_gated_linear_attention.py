@@ -71,7 +71,9 @@ def test_hardly_any_token(x64, length):
 def test_no_decay_is_linear_attention():
     q, k, v, g, state = make_args(40, "float32")
     wanted = linear_attention(q, k, v, initial_state=state, chunk_size=16)
-    for a, b in zip(run(q, k, v, jnp.zeros_like(g), state, None, chunk_size=16), wanted, strict=True):
+    for a, b in zip(
+        run(q, k, v, jnp.zeros_like(g), state, None, chunk_size=16), wanted, strict=True
+    ):
         assert_close("no decay", a, b, 1e-6)
 
 
