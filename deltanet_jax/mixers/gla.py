@@ -43,8 +43,9 @@ class GLAConfig(RecurrentConfig):
 
 
 class GLA(RecurrentMixer):
-    """q, k, v: Linear (with a convolution: -> conv -> SiLU); alpha =
-    sigmoid(x W_1 W_2 + b)^(1 / tau) a key channel; gated linear attention; RMSNorm per head; times silu(x W_gate); Linear.
+    """q, k, v: Linear (with a convolution: -> conv -> SiLU); decay of each key channel alpha =
+    sigmoid(x W_1 W_2 + b)^(1 / tau); gated linear attention; RMSNorm per head; times
+    silu(x W_gate); Linear.
 
     Recurrence S_t = S_{t-1} diag(alpha_t) + v_t k_t^T, read-out S_t q_t, state H K V numbers a
     layer, K = d_model / (2 H). Source: Yang et al. 2023, arXiv:2312.06635, section 4.4.

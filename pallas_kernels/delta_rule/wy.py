@@ -17,17 +17,13 @@ BLOCK = 16
 
 
 def _invert_blocks(a: Float[Array, "*L 16 16"]) -> Float[Array, "*L 16 16"]:
-    """Forward substitution, one row at a time: x_r = e_r - sum_{j<r} a_rj x_j."""
-    rows = []
-    identity = jnp.eye(BLOCK, dtype=a.dtype)
-    for r in range(BLOCK):
-        row = jnp.broadcast_to(identity[r], (*a.shape[:-2], BLOCK))
-        if rows:
-            above = jnp.stack(rows, axis=-2)
-            # A sum of products, not a matrix product: too small for one, and exact float32.
-            row = row - jnp.sum(a[..., r, :r, None] * above, axis=-2)
-        rows.append(row)
-    return jnp.stack(rows, axis=-2)
+    """Forward substitution by columns: once row r is solved, it is taken out of all rows below."""
+    a = jnp.tril(a, -1)
+    inverse = jnp.broadcast_to(jnp.eye(BLOCK, dtype=a.dtype), a.shape)
+    for r in range(BLOCK - 1):
+        # A product of a column and a row, element by element: exact float32.
+        inverse = inverse - a[..., :, r : r + 1] * inverse[..., r : r + 1, :]
+    return inverse
 
 
 @jax.custom_jvp

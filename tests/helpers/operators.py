@@ -37,6 +37,20 @@ def check_operator(fast, definition, names, args, segment_ids=None):
     return dict(zip(labels, got, strict=True))
 
 
+def check_steps(step, definition, fast, inputs, state):
+    """Token by token equals the sequence, and so does `fast` on a single token."""
+    wanted_output, wanted_state = definition(*inputs, state, None)
+    single, _ = fast(*(x[:, :1] for x in inputs), state, None)
+    assert_close("one token", single, wanted_output[:, :1], 1e-13)
+    step = jax.jit(step)
+    outputs = []
+    for t in range(inputs[0].shape[1]):
+        output, state = step(state, *(x[:, t] for x in inputs))
+        outputs.append(output)
+    assert_close("output", jnp.stack(outputs, axis=1), wanted_output, 1e-13)
+    assert_close("state", state, wanted_state, 1e-13)
+
+
 def log_decays(shape, dtype):
     """Log decays of every strength: most near 0, some near -1, a few that leave nothing: -inf."""
     x = jax.random.uniform(jax.random.key(11), shape, jnp.float32, -8.0, 5.0)

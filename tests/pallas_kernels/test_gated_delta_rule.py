@@ -12,7 +12,14 @@ import pytest
 from pallas_kernels import gated_delta_rule, gated_delta_rule_step
 from pallas_kernels.delta_rule.workloads import make_inputs
 from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
-from tests.helpers.operators import check_operator, log_decays, random_segments, random_state, recur
+from tests.helpers.operators import (
+    check_operator,
+    check_steps,
+    log_decays,
+    random_segments,
+    random_state,
+    recur,
+)
 
 NAMES = ("q", "k", "v", "g", "beta", "initial_state")
 
@@ -37,6 +44,7 @@ def run(*args, chunk_size=64, implementation="xla"):
 
 
 define = functools.partial(run, implementation="reference")
+run16 = functools.partial(run, chunk_size=16)
 
 
 @pytest.mark.parametrize(("dtype", "chunk_size"), [("float32", 64), ("bfloat16", 16)])
@@ -50,21 +58,16 @@ def test_outputs_and_gradients_agree_with_float64_definition(x64, dtype, chunk_s
     assert {n: x.dtype for n, x in got.items()} == {n: state if n in states else dtype for n in got}
 
 
-@pytest.mark.parametrize("length", [0, 1])
-def test_hardly_any_token(x64, length):
-    check_operator(run, define, NAMES, make_args(length, "float64"))
-
-
 def test_steps_equal_the_sequence(x64):
     *inputs, state = make_args(12, "float64")
-    wanted = define(*inputs, state, None)
-    step = jax.jit(gated_delta_rule_step)
-    outputs = []
-    for t in range(12):
-        output, state = step(state, *(x[:, t] for x in inputs))
-        outputs.append(output)
-    assert_close("output", jnp.stack(outputs, axis=1), wanted.output, 1e-13)
-    assert_close("state", state, wanted.final_state, 1e-13)
+    check_steps(gated_delta_rule_step, define, run16, inputs, state)
+
+
+def test_no_tokens():
+    *inputs, state = make_args(0, "float32")
+    output, final_state = run(*inputs, state, jnp.zeros((2, 0), jnp.int32))
+    assert output.shape == (2, 0, 2, 24)
+    assert (final_state == state).all()
 
 
 def test_forward_mode(x64):
@@ -74,7 +77,7 @@ def test_forward_mode(x64):
     def along(function):
         return jax.jit(lambda a, t: jax.jvp(lambda *a: function(*a, None).output, a, t)[1])
 
-    assert_close("tangent", along(run)(args, tangents), along(define)(args, tangents), 1e-12)
+    assert_close("tangent", along(run16)(args, tangents), along(define)(args, tangents), 1e-12)
 
 
 def _token(kept=np.exp, corrected=lambda decayed, state: decayed, decays_writes=False):
