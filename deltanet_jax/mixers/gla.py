@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from deltanet_jax.config import check_at_least
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.mixers.base import Context
-from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, attend
+from deltanet_jax.mixers.decaying import DecayingMixer
+from deltanet_jax.mixers.recurrent import RecurrentConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class GLAConfig(RecurrentConfig):
         return self._state_flops(d_model, 5)
 
 
-class GLA(RecurrentMixer):
+class GLA(DecayingMixer):
     """q, k, v: Linear (with a convolution: -> conv -> SiLU); decay of each key channel alpha =
     sigmoid(x W_1 W_2 + b)^(1 / tau); gated linear attention; RMSNorm per head; times
     silu(x W_gate); Linear.
@@ -50,17 +51,6 @@ class GLA(RecurrentMixer):
     Recurrence S_t = S_{t-1} diag(alpha_t) + v_t k_t^T, read-out S_t q_t, state H K V numbers a
     layer, K = d_model / (2 H). Source: Yang et al. 2023, arXiv:2312.06635, section 4.4.
     """
-
-    def __init__(self, config: GLAConfig, context: Context, *, rngs: nnx.Rngs):
-        activation = "silu" if config.conv_size else "identity"
-        super().__init__(
-            config,
-            context,
-            output_gate=True,
-            qk_activation=activation,
-            v_activation=activation,
-            rngs=rngs,
-        )
 
     def make_controls(self, context: Context, *, rngs: nnx.Rngs) -> None:
         """See recurrent.py."""
@@ -79,5 +69,4 @@ class GLA(RecurrentMixer):
 
     def remember(self, x, q, k, v, *, memory, segment_ids):
         """See recurrent.py."""
-        g = self.log_decay(x)
-        return attend(q, k, v, g, self.config, memory=memory, segment_ids=segment_ids)
+        return self.attend(q, k, v, self.log_decay(x), memory=memory, segment_ids=segment_ids)

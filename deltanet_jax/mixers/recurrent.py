@@ -18,8 +18,7 @@ from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import rms_norm
 from deltanet_jax.layers.projection import QKVProjection
-from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
-from pallas_kernels import gated_linear_attention, gated_linear_attention_step
+from deltanet_jax.mixers.base import Context, MixerConfig, head_dim
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
 
@@ -164,20 +163,3 @@ class RecurrentMixer(nnx.Module):
 def is_one_step(x: jax.Array, memory: Any, segment_ids: jax.Array | None) -> bool:
     """A single token continues a memory: what operators' steps are for."""
     return memory is not None and x.shape[1] == 1 and segment_ids is None
-
-
-def attend(q, k, v, g, config: RecurrentConfig, *, memory, segment_ids):
-    """Gated linear attention as `RecurrentMixer.remember` answers: (read-outs, memory)."""
-    if is_one_step(q, memory, segment_ids):
-        o, memory = gated_linear_attention_step(memory, *(y[:, 0] for y in (q, k, v, g)))
-        return o[:, None], memory
-    o, memory = gated_linear_attention(
-        q,
-        k,
-        v,
-        g,
-        initial_state=memory,
-        segment_ids=segment_ids,
-        chunk_size=config.chunk_size,
-    )
-    return read_out(o), memory

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from deltanet_jax.layers.rotary import rotate
 from deltanet_jax.mixers.base import Context
-from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, attend
+from deltanet_jax.mixers.decaying import DecayingMixer
+from deltanet_jax.mixers.recurrent import RecurrentConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RetNetMemory(NamedTuple):
     next_position: jax.Array
 
 
-class RetNet(RecurrentMixer):
+class RetNet(DecayingMixer):
     """q, k: Linear (with a convolution: -> conv -> SiLU) -> rotary positions; v: Linear (likewise);
     retention; RMSNorm per head (the published code's group norm); times silu(x W_gate); Linear.
 
@@ -50,15 +51,7 @@ class RetNet(RecurrentMixer):
     """
 
     def __init__(self, config: RetNetConfig, context: Context, *, rngs: nnx.Rngs):
-        activation = "silu" if config.conv_size else "identity"
-        super().__init__(
-            config,
-            context,
-            output_gate=True,
-            qk_activation=activation,
-            v_activation=activation,
-            rngs=rngs,
-        )
+        super().__init__(config, context, rngs=rngs)
         if self.qkv.head_k_dim % 2:
             raise ValueError(
                 f"head_k_dim: wanted an even size to rotate, got {self.qkv.head_k_dim}"
@@ -82,5 +75,5 @@ class RetNet(RecurrentMixer):
         q, k = (rotate(y, positions, self.config.rope_base) for y in (q, k))
         g = jnp.broadcast_to(self.log_decay(), (batch, length, self.config.num_heads))
         state = None if memory is None else memory.state
-        o, state = attend(q, k, v, g, self.config, memory=state, segment_ids=segment_ids)
+        o, state = self.attend(q, k, v, g, memory=state, segment_ids=segment_ids)
         return o, RetNetMemory(state, positions[:, -1] + 1)

@@ -13,6 +13,20 @@ from pallas_kernels._common.precision import state_dtype
 from pallas_kernels._common.recurrence import scan_tokens
 
 
+def token(
+    state: Float[Array, "B H K V"],
+    q: Float[Array, "B H K"],
+    k: Float[Array, "B H K"],
+    v: Float[Array, "B H V"],
+    beta: Float[Array, "B H"],
+) -> tuple[Float[Array, "B H K V"], Float[Array, "B H V"]]:
+    """README.md eq. 1, literally: (S_t, S_t^T q_t) of all heads, in the state's dtype."""
+    held = jnp.einsum("bhk,bhkv->bhv", k, state, precision="highest")
+    update = beta[..., None] * (v - held)
+    state = state + k[..., :, None] * update[..., None, :]
+    return state, jnp.einsum("bhk,bhkv->bhv", q, state, precision="highest")
+
+
 def delta_rule_reference(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
@@ -23,19 +37,11 @@ def delta_rule_reference(
     *,
     scale: float,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """README.md eq. 1, literally, in float32 (float64 for float64 inputs).
+    """`token` from t = 1 to T, in float32 (float64 for float64 inputs).
 
     `segments` numbers each row's segments from 0 (0 = the one `initial_state` belongs to). Autodiff
     through it stores the state of every token: T x K x V numbers per head.
     """
-
-    def token(state_BHKV, q_BHK, k_BHK, v_BHV, beta_BH):
-        held_BHV = jnp.einsum("bhk,bhkv->bhv", k_BHK, state_BHKV, precision="highest")
-        update_BHV = beta_BH[..., None] * (v_BHV - held_BHV)
-        state_BHKV = state_BHKV + k_BHK[..., :, None] * update_BHV[..., None, :]
-        read_BHV = jnp.einsum("bhk,bhkv->bhv", q_BHK, state_BHKV, precision="highest")
-        return state_BHKV, scale * read_BHV
-
     initial_state = initial_state.astype(state_dtype(v.dtype))
     output, final_state = scan_tokens(token, initial_state, (q, k, v, beta), segments)
-    return output.astype(v.dtype), final_state
+    return (scale * output).astype(v.dtype), final_state

@@ -13,6 +13,7 @@ from flax import nnx
 from deltanet_jax.mixers.base import Context
 from deltanet_jax.mixers.registry import MIXERS as REGISTRY
 from deltanet_jax.mixers.registry import make_mixer
+from deltanet_jax.sharding import MESH_AXES, path_name, weight_spec
 from tests.helpers.compare import BOUNDS, assert_close
 from tests.helpers.definitions import DEFINITIONS
 from tests.helpers.models import MIXERS
@@ -134,6 +135,32 @@ def test_bfloat16_is_near_float32(name):
     y, _ = half.run(x.astype(jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     assert_close("y", y, build(name).run(x)[0], 3e-2)
+
+
+@every_mixer
+def test_every_weight_has_its_place_on_the_mesh(name):
+    mesh = jax.sharding.AbstractMesh((1,) * len(MESH_AXES), MESH_AXES)
+    for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(build(name).weights)):
+        assert len(weight_spec(path_name(path), x.shape, mesh)) == x.ndim
+
+
+def test_the_decays_start_where_their_papers_say():
+    """Mamba2's initial values; GLA near 1; RetNet's 31/32, 63/64, ..."""
+    context = dataclasses.replace(CONTEXT, init_std=0.0)
+    x = jnp.zeros((1, 1, 16), jnp.float32)
+
+    def decays(config):
+        many = config.replace(num_heads=512, head_k_dim=2, head_v_dim=2, conv_size=0)
+        return make_mixer(many, context, rngs=nnx.Rngs(0)).log_decay(x)
+
+    # -g = A dt with A ~ U(0, 16) and log dt ~ U(log 0.001, log 0.1): means 8 and 0.0215.
+    gated = decays(MIXERS["gated_delta_net"])
+    assert ((gated < 0) & (gated > -1.6)).all()
+    assert -gated.mean() == pytest.approx(8 * 0.0215, rel=0.2)
+    gla = decays(MIXERS["gla"].replace(decay_temperature=16.0))
+    assert jnp.exp(gla) == pytest.approx(0.5 ** (1 / 16))
+    retnet = build("retnet").mixer.log_decay()
+    assert jnp.exp(retnet) == pytest.approx(jnp.array([31 / 32, 63 / 64]))
 
 
 def test_negative_eigenvalues_double_beta():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.helpers.compare import BOUNDS, assert_close
+from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -70,15 +70,25 @@ def random_segments(batch, length, mean_length=90):
     return jnp.cumsum(boundaries, axis=1)
 
 
-def recur(token, inputs, state):
-    """(state, o_t) = token(state, *inputs_t) for t = 1..T in NumPy; (outputs, final state).
-
-    For definitions that owe nothing to the library, and for wrong ones.
-    """
+def _recur(token, inputs, state):
     outputs = []
-    inputs = [np.asarray(x) for x in inputs]
-    state = np.asarray(state)
+    inputs, state = [np.asarray(x) for x in inputs], np.asarray(state)
     for t in range(inputs[0].shape[1]):
         state, output = token(state, *(x[:, t] for x in inputs))
         outputs.append(output)
     return np.stack(outputs, axis=1), state
+
+
+def check_definition(definition, token, mutants, inputs, state):
+    """`definition` is the recurrence (state, o_t) = token(state, *inputs_t), and none of `mutants`.
+
+    They are written in NumPy and owe nothing to the library. The mutants must miss the loosest
+    bound of any comparison, the definition meets the tightest.
+    """
+    wanted_output, wanted_state = definition(*inputs, state, None)
+    output, final_state = _recur(token, inputs, state)
+    assert_close("output", output, wanted_output, min(BOUNDS.values()))
+    assert_close("final_state", final_state, wanted_state, min(BOUNDS.values()))
+    for name, mutant in mutants.items():
+        error = rms_ratio(_recur(mutant, inputs, state)[0], wanted_output)
+        assert error > max(BOUNDS.values()), name
