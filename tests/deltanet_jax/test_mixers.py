@@ -151,7 +151,7 @@ def test_the_decays_start_where_their_papers_say():
 
     def decays(config):
         many = config.replace(num_heads=512, head_k_dim=2, head_v_dim=2, conv_size=0)
-        return make_mixer(many, context, rngs=nnx.Rngs(0)).log_decay(x)
+        return jax.jit(lambda: make_mixer(many, context, rngs=nnx.Rngs(0)).log_decay(x))()
 
     # -g = A dt with A ~ U(0, 16) and log dt ~ U(log 0.001, log 0.1): means 8 and 0.0215.
     gated = decays(MIXERS["gated_delta_net"])

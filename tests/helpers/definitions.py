@@ -112,7 +112,7 @@ def delta_product(mixer, x):
 
 
 def gla(mixer, x):
-    """Yang et al. 2023, eq. 3 and section 4.4."""
+    """Yang et al. 2023, sections 4.1 and 4.4."""
     q, k, v = queries_keys_values(mixer, x)
     logits = x @ mixer.decay_down_proj.kernel[...] @ mixer.decay_up_proj.kernel[...]
     logits = logits + mixer.decay_bias[...][None, None]

@@ -51,6 +51,16 @@ def check_steps(step, definition, fast, inputs, state):
     assert_close("state", state, wanted_state, 1e-13)
 
 
+def check_keeps_inputs_only(fast, args):
+    """Between forward and backward pass `fast` keeps nothing beside `args`."""
+
+    def forward(*args):
+        return jax.vjp(lambda *args: tuple(fast(*args, None)), *args)[1]
+
+    kept = sum(x.size for x in jax.tree.leaves(jax.eval_shape(forward, *args)))
+    assert kept <= sum(x.size for x in args)
+
+
 def log_decays(shape, dtype):
     """Log decays of every strength: most near 0, some near -1, a few that leave nothing: -inf."""
     x = jax.random.uniform(jax.random.key(11), shape, jnp.float32, -8.0, 5.0)

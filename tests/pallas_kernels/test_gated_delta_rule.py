@@ -14,6 +14,7 @@ from pallas_kernels.delta_rule.workloads import make_inputs
 from tests.helpers.compare import assert_close
 from tests.helpers.operators import (
     check_definition,
+    check_keeps_inputs_only,
     check_operator,
     check_steps,
     log_decays,
@@ -61,6 +62,13 @@ def test_outputs_and_gradients_agree_with_float64_definition(x64, dtype, chunk_s
 def test_steps_equal_the_sequence(x64):
     *inputs, state = make_args(12, "float64")
     check_steps(gated_delta_rule_step, define, run16, inputs, state)
+
+
+def test_backward_keeps_the_inputs_only():
+    args = make_args(512, "float32")
+    check_keeps_inputs_only(run, args)
+    with pytest.raises(AssertionError):
+        check_keeps_inputs_only(define, args)
 
 
 def test_no_tokens():

@@ -13,6 +13,7 @@ from pallas_kernels import gated_linear_attention, gated_linear_attention_step
 from pallas_kernels.delta_rule.workloads import make_inputs
 from tests.helpers.operators import (
     check_definition,
+    check_keeps_inputs_only,
     check_operator,
     check_steps,
     log_decays,
@@ -68,6 +69,13 @@ def test_steps_equal_the_sequence(x64, per_channel):
     check_steps(gated_linear_attention_step, define, run16, inputs, state)
 
 
+def test_backward_keeps_the_inputs_only():
+    args = make_args(512, "float32")
+    check_keeps_inputs_only(run, args)
+    with pytest.raises(AssertionError):
+        check_keeps_inputs_only(define, args)
+
+
 def test_no_tokens():
     *inputs, state = make_args(0, "float32")
     output, final_state = run(*inputs, state, jnp.zeros((2, 0), jnp.int32))
@@ -94,6 +102,6 @@ MUTANTS = {
 
 
 def test_the_definition_is_the_papers_equation_and_no_mutant(x64):
-    """Yang et al. 2023, eq. 3: S_t = (alpha_t^T 1) * S_{t-1} + k_t^T v_t."""
+    """Yang et al. 2023, section 4.1: S_t = (alpha_t^T 1) * S_{t-1} + k_t^T v_t."""
     *inputs, state = make_args(100, "float64")
     check_definition(define, _token(), MUTANTS, inputs, state)
