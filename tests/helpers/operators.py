@@ -37,6 +37,31 @@ def check_operator(fast, definition, names, args, segment_ids=None):
     return dict(zip(labels, got, strict=True))
 
 
+def calling(operator):
+    """`operator` as the checks here call it: (*inputs, initial_state, segment_ids)."""
+
+    def run(*args, chunk_size=64, implementation="xla"):
+        *inputs, state, segment_ids = args
+        return operator(
+            *inputs,
+            initial_state=state,
+            segment_ids=segment_ids,
+            chunk_size=chunk_size,
+            implementation=implementation,
+        )
+
+    return run
+
+
+def check_no_tokens(fast, args):
+    """Nothing in, nothing out, and the state as it was; `args` have length 0."""
+    *inputs, state = args
+    v = inputs[2]
+    output, final_state = fast(*inputs, state, jnp.zeros(v.shape[:2], jnp.int32))
+    assert output.shape == v.shape
+    assert (final_state == state).all()
+
+
 def check_steps(step, definition, fast, inputs, state):
     """Token by token equals the sequence, and so does `fast` on a single token."""
     wanted_output, wanted_state = definition(*inputs, state, None)

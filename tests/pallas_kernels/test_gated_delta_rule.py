@@ -13,8 +13,10 @@ from pallas_kernels import gated_delta_rule, gated_delta_rule_step
 from pallas_kernels.delta_rule.workloads import make_inputs
 from tests.helpers.compare import assert_close
 from tests.helpers.operators import (
+    calling,
     check_definition,
     check_keeps_inputs_only,
+    check_no_tokens,
     check_operator,
     check_steps,
     log_decays,
@@ -33,17 +35,7 @@ def make_args(length, dtype, *, batch=2, heads=2, k_dim=16, v_dim=24, **options)
     return q, k, v, log_decays((batch, length, heads), dtype), beta, state
 
 
-def run(*args, chunk_size=64, implementation="xla"):
-    *inputs, state, segment_ids = args
-    return gated_delta_rule(
-        *inputs,
-        initial_state=state,
-        segment_ids=segment_ids,
-        chunk_size=chunk_size,
-        implementation=implementation,
-    )
-
-
+run = calling(gated_delta_rule)
 define = functools.partial(run, implementation="reference")
 run16 = functools.partial(run, chunk_size=16)
 
@@ -72,10 +64,7 @@ def test_backward_keeps_the_inputs_only():
 
 
 def test_no_tokens():
-    *inputs, state = make_args(0, "float32")
-    output, final_state = run(*inputs, state, jnp.zeros((2, 0), jnp.int32))
-    assert output.shape == (2, 0, 2, 24)
-    assert (final_state == state).all()
+    check_no_tokens(run, make_args(0, "float32"))
 
 
 def test_forward_mode(x64):

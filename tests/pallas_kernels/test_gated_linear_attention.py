@@ -12,8 +12,10 @@ import pytest
 from pallas_kernels import gated_linear_attention, gated_linear_attention_step
 from pallas_kernels.delta_rule.workloads import make_inputs
 from tests.helpers.operators import (
+    calling,
     check_definition,
     check_keeps_inputs_only,
+    check_no_tokens,
     check_operator,
     check_steps,
     log_decays,
@@ -30,17 +32,7 @@ def make_args(length, dtype, *, per_channel=True):
     return q, k, v, g, random_state(2, 2, 16, 24, dtype)
 
 
-def run(*args, chunk_size=64, implementation="xla"):
-    *inputs, state, segment_ids = args
-    return gated_linear_attention(
-        *inputs,
-        initial_state=state,
-        segment_ids=segment_ids,
-        chunk_size=chunk_size,
-        implementation=implementation,
-    )
-
-
+run = calling(gated_linear_attention)
 define = functools.partial(run, implementation="reference")
 run16 = functools.partial(run, chunk_size=16)
 
@@ -77,10 +69,7 @@ def test_backward_keeps_the_inputs_only():
 
 
 def test_no_tokens():
-    *inputs, state = make_args(0, "float32")
-    output, final_state = run(*inputs, state, jnp.zeros((2, 0), jnp.int32))
-    assert output.shape == (2, 0, 2, 24)
-    assert (final_state == state).all()
+    check_no_tokens(run, make_args(0, "float32"))
 
 
 def _token(kept=np.exp, decays_writes=False):
