@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pallas_kernels import delta_rule, delta_rule_step, gated_delta_rule, linear_attention
+from pallas_kernels import (
+    delta_rule,
+    delta_rule_step,
+    gated_delta_rule,
+    gated_delta_rule_step,
+    gated_linear_attention,
+    gated_linear_attention_step,
+    linear_attention,
+)
 
 SHAPES = {
     "q": (2, 5, 3, 4),
@@ -28,6 +36,12 @@ POSITIONAL = {
     delta_rule: ("q", "k", "v", "beta"),
     linear_attention: ("q", "k", "v"),
     gated_delta_rule: ("q", "k", "v", "g", "beta"),
+    gated_linear_attention: ("q", "k", "v", "g"),
+}
+STEPS = {
+    delta_rule_step: delta_rule,
+    gated_delta_rule_step: gated_delta_rule,
+    gated_linear_attention_step: gated_linear_attention,
 }
 OPERATORS = list(POSITIONAL)
 BY_NAME = ("initial_state", "segment_ids")
@@ -142,10 +156,12 @@ def test_none_chooses_and_logs_once(caplog, monkeypatch):
     assert "delta_rule: using implementation" in lines[0]
 
 
-@pytest.mark.parametrize("name", ["state", "q", "k", "v", "beta"])
-def test_step_refuses_wrong_ranks(name):
-    args = {k: ARRAYS[k][:, 0] for k in ("q", "k", "v", "beta")}
+@pytest.mark.parametrize(
+    ("step", "name"), [(s, n) for s, op in STEPS.items() for n in ("state", *POSITIONAL[op])]
+)
+def test_step_refuses_wrong_ranks(step, name):
+    args = {k: ARRAYS[k][:, 0] for k in POSITIONAL[STEPS[step]]}
     args["state"] = ARRAYS["initial_state"]
     args[name] = args[name][None]
     with pytest.raises(ValueError, match=rf"^{name}: wanted"):
-        delta_rule_step(args.pop("state"), **args)
+        step(args.pop("state"), **args)
