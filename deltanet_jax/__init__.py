@@ -8,7 +8,11 @@ No flags, no paths, no globals: scripts live in `experiments`, operators in `pal
 from deltanet_jax.generate import generate as generate
 from deltanet_jax.mixers.attention import AttentionConfig as AttentionConfig
 from deltanet_jax.mixers.delta_net import DeltaNetConfig as DeltaNetConfig
+from deltanet_jax.mixers.delta_product import DeltaProductConfig as DeltaProductConfig
+from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig as GatedDeltaNetConfig
+from deltanet_jax.mixers.gla import GLAConfig as GLAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig as LinearAttentionConfig
+from deltanet_jax.mixers.retnet import RetNetConfig as RetNetConfig
 from deltanet_jax.model import LanguageModel as LanguageModel
 from deltanet_jax.model import ModelConfig as ModelConfig
 from deltanet_jax.presets import deltanet_1b3 as deltanet_1b3

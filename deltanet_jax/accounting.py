@@ -10,6 +10,7 @@ tokens a second over the devices' peak; what is computed twice to save memory do
 counts it.
 """
 
+import collections
 import dataclasses
 import functools
 
@@ -59,7 +60,7 @@ class Cost:
 def cost(config: ModelConfig, seq_len: int) -> Cost:
     """The cost of training `config` on sequences of `seq_len` tokens."""
     model = nnx.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
-    sizes: dict[str, int] = {"kernel": 0, "weight": 0, "embedding": 0, "scale": 0}
+    sizes = collections.Counter()
     for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model))):
         sizes[path_name(path).rsplit("/", 1)[1]] += int(np.prod(x.shape))
     matmul = sizes["kernel"] + (sizes["embedding"] if config.tie_embeddings else 0)
@@ -69,7 +70,7 @@ def cost(config: ModelConfig, seq_len: int) -> Cost:
     head = 2 * config.vocab_size * config.d_model
     # "products" computes no product of weights twice.
     recomputed = flops / 3 - head if config.remat == "full" else 0.0
-    return Cost(sum(sizes.values()), matmul, float(flops), float(recomputed))
+    return Cost(sizes.total(), matmul, float(flops), float(recomputed))
 
 
 def peak_flops(devices) -> float | None:

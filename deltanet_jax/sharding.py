@@ -33,7 +33,10 @@ WEIGHTS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(q|k|v|gate)_proj/kernel", ("embed", "heads")),
     (r"mlp/(gate|up)_proj/kernel", ("embed", "hidden")),
     (r"mlp/down_proj/kernel", ("hidden", "embed")),
-    (r"beta_proj/kernel", ("embed", None)),
+    (r"(beta|decay|decay_down)_proj/kernel", ("embed", None)),
+    (r"decay_up_proj/kernel", (None, "heads")),
+    (r"decay_bias", ("heads",)),
+    (r"A_log|dt_bias", (None,)),
     (r"out_proj/kernel", ("heads", "embed")),
     (r"conv/weight", (None, "heads")),
     (r"(\w+_norm)/scale", (None,)),
@@ -103,7 +106,7 @@ def weight_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     Raises:
         ValueError: no row of WEIGHTS fits `name`, or an axis does not divide by its mesh axis.
     """
-    rows = [axes for pattern, axes in WEIGHTS if re.search(rf"(^|/){pattern}$", name)]
+    rows = [axes for pattern, axes in WEIGHTS if re.search(rf"(^|/)({pattern})$", name)]
     if not rows:
         raise ValueError(f"sharding: no row of WEIGHTS in deltanet_jax/sharding.py fits {name!r}")
     logical = rows[0]

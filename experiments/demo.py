@@ -51,7 +51,8 @@ def compare_with_scan(config: RunConfig, weights: dict) -> float:
     graph, stacked = nnx.split(model.period[0])
     block = nnx.merge(graph, jax.tree.map(lambda x: x[0], stacked))
     x = block.mixer_norm(model.embed(batch["inputs"]))
-    q, k, v, beta, _ = block.mixer.project(x)
+    q, k, v, _ = block.mixer.qkv(x, segment_ids=None, state=None)
+    beta = block.mixer.beta(x)
     chunkwise, definition = (
         np.asarray(delta_rule(q, k, v, beta, implementation=name).output, np.float64)
         for name in ("xla", "reference")

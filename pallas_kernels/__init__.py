@@ -6,6 +6,14 @@ from pallas_kernels.delta_rule.api import DeltaRuleOutput as DeltaRuleOutput
 from pallas_kernels.delta_rule.api import delta_rule as delta_rule
 from pallas_kernels.delta_rule.sharded import delta_rule_sharded as delta_rule_sharded
 from pallas_kernels.delta_rule.step import delta_rule_step as delta_rule_step
+from pallas_kernels.gated_delta_rule.api import gated_delta_rule as gated_delta_rule
+from pallas_kernels.gated_delta_rule.step import gated_delta_rule_step as gated_delta_rule_step
+from pallas_kernels.gated_linear_attention.api import (
+    gated_linear_attention as gated_linear_attention,
+)
+from pallas_kernels.gated_linear_attention.step import (
+    gated_linear_attention_step as gated_linear_attention_step,
+)
 from pallas_kernels.linear_attention import linear_attention as linear_attention
 from pallas_kernels.short_conv.api import short_conv as short_conv
 from pallas_kernels.short_conv.sharded import short_conv_sharded as short_conv_sharded

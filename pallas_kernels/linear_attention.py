@@ -2,13 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Additive linear attention, chunkwise: the delta rule without the correction, for comparison."""
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels._common import checks, chunking
-from pallas_kernels._common.precision import matmul, state_dtype
-from pallas_kernels._common.segments import chunk_masks, lower, number_segments, only
+from pallas_kernels._common.arguments import check_arguments
+from pallas_kernels.gated_linear_attention.chunked import forward
 
 
 def linear_attention(
@@ -36,34 +33,22 @@ def linear_attention(
     Source: Katharopoulos et al. 2020, arXiv:2006.16236; chunkwise: Yang et al. 2024,
         arXiv:2406.06484, section 2.1.
     """
-    sizes = checks.check_inputs("B T H", q, k, v)
-    if initial_state is None:
-        initial_state = jnp.zeros([sizes[axis] for axis in "BHKV"], state_dtype(q.dtype))
-    checks.check_state("initial_state", initial_state, sizes, q.dtype)
-    checks.check_choice("chunk_size", chunk_size, chunking.CHUNK_SIZES)
-    masks = None
-    if segment_ids is not None:
-        checks.check_segment_ids(segment_ids, sizes)
-        if sizes["T"] > 0:
-            masks = chunk_masks(number_segments(segment_ids), chunk_size)
-    if sizes["T"] == 0:
-        return v, initial_state
-    scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
-
-    dtype, length = v.dtype, q.shape[1]
-    q, k, v = (chunking.split_heads(x, chunk_size) for x in (q, k, v))
-    q_reads = q if masks is None else only(q, masks.reads)
-    k_writes = k if masks is None else only(k, masks.writes)
-    written = matmul("...ck,...cv->...kv", k_writes, v, input_dtype=dtype)
-
-    def chunk(state_BHKV, inputs):
-        written_BHKV, keeps = inputs
-        kept = state_BHKV if keeps is None else only(state_BHKV, keeps)
-        return kept + written_BHKV, state_BHKV
-
-    keeps = None if masks is None else masks.keeps
-    final_state, states = jax.lax.scan(chunk, initial_state, (written, keeps))
-    scores = lower(matmul("...ik,...jk->...ij", q, k, input_dtype=dtype), masks, strict=False)
-    output = matmul("...ck,...kv->...cv", q_reads, states, input_dtype=dtype)
-    output = output + matmul("...ij,...jv->...iv", scores, v, input_dtype=dtype)
-    return chunking.join_heads(scale * output, length).astype(dtype), final_state
+    checked = check_arguments(
+        q,
+        k,
+        v,
+        scale=scale,
+        initial_state=initial_state,
+        segment_ids=segment_ids,
+        chunk_size=chunk_size,
+    )
+    return forward(
+        q,
+        k,
+        v,
+        None,
+        checked.initial_state,
+        checked.segments,
+        scale=checked.scale,
+        chunk_size=chunk_size,
+    )

@@ -87,6 +87,7 @@ class QKVProjection(nnx.Module):
 
     Attributes:
         head_k_dim, head_v_dim: sizes K and V of a head.
+        writes: keys and values that a head has for every token.
     """
 
     def __init__(
@@ -99,18 +100,19 @@ class QKVProjection(nnx.Module):
         qk_activation: str,
         v_activation: str,
         qk_norm: str | None = None,
+        writes: int = 1,
         **options,
     ):
-        self.head_k_dim, self.head_v_dim = head_k_dim, head_v_dim
+        self.head_k_dim, self.head_v_dim, self.writes = head_k_dim, head_v_dim, writes
 
-        def heads(head_dim: int, activation: str, norm: str | None = None) -> HeadProjection:
+        def heads(count: int, head_dim: int, activation: str, norm: str | None = None):
             return HeadProjection(
-                d_model, num_heads, head_dim, activation=activation, norm=norm, **options
+                d_model, count, head_dim, activation=activation, norm=norm, **options
             )
 
-        self.q_heads = heads(head_k_dim, qk_activation, qk_norm)
-        self.k_heads = heads(head_k_dim, qk_activation, qk_norm)
-        self.v_heads = heads(head_v_dim, v_activation)
+        self.q_heads = heads(num_heads, head_k_dim, qk_activation, qk_norm)
+        self.k_heads = heads(num_heads * writes, head_k_dim, qk_activation, qk_norm)
+        self.v_heads = heads(num_heads * writes, head_v_dim, v_activation)
 
     def init_state(self, batch_size: int) -> tuple:
         return tuple(h.init_state(batch_size) for h in (self.q_heads, self.k_heads, self.v_heads))
@@ -122,7 +124,7 @@ class QKVProjection(nnx.Module):
         segment_ids: Int[Array, "B T"] | None,
         state: tuple | None,
     ) -> tuple[jax.Array, jax.Array, jax.Array, tuple]:
-        """(q [B, T, H, K], k [B, T, H, K], v [B, T, H, V], new state)."""
+        """(q [B, T, H, K], k [B, T, H writes, K], v [B, T, H writes, V], new state)."""
         old = (None, None, None) if state is None else state
         q, q_state = self.q_heads(x, segment_ids=segment_ids, state=old[0])
         k, k_state = self.k_heads(x, segment_ids=segment_ids, state=old[1])

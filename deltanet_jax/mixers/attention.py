@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from deltanet_jax.config import check_at_least
 from deltanet_jax.layers.linear import linear
+from deltanet_jax.layers.rotary import rotate
 from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
 from pallas_kernels._common import dispatch
 from pallas_kernels._common.segments import number_segments
@@ -70,18 +71,6 @@ class AttentionState(NamedTuple):
     v: jax.Array
     positions: jax.Array
     next_position: jax.Array
-
-
-def rotate(
-    x: Float[Array, "B T H K"], positions: Int[Array, "B T"], base: float
-) -> Float[Array, "B T H K"]:
-    """Rotary position embedding, halves convention, computed in float32."""
-    half = x.shape[-1] // 2
-    frequencies = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies[None, None, None, :]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 def _cudnn_unsupported(q, *, masked: bool) -> str | None:

@@ -65,16 +65,16 @@ class Context:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
-def head_dim(d_model: int, num_heads: int, given: int | None, name: str) -> int:
-    """The head size given, or d_model / num_heads. Raises ValueError if that isn't whole."""
+def head_dim(width: int, num_heads: int, given: int | None, name: str) -> int:
+    """The head size given, or width / num_heads. Raises ValueError if that isn't whole."""
     if given is not None:
         return given
-    if d_model % num_heads:
+    if width % num_heads:
         raise ValueError(
-            f"{name}: wanted a size, or num_heads dividing d_model = {d_model}; got num_heads = "
-            f"{num_heads}"
+            f"{name}: wanted a size, or num_heads dividing the heads' width {width}; got "
+            f"num_heads = {num_heads}"
         )
-    return d_model // num_heads
+    return width // num_heads
 
 
 def arguments(*xs: jax.Array) -> tuple[jax.Array, ...]:

@@ -4,83 +4,59 @@
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from deltanet_jax.config import check_at_least, check_one_of
+from deltanet_jax.config import check_one_of
 from deltanet_jax.layers.linear import linear
-from deltanet_jax.layers.norm import rms_norm
-from deltanet_jax.layers.projection import ACTIVATIONS, NORMS, QKVProjection
-from deltanet_jax.mixers.base import Context, MixerConfig, arguments, head_dim, read_out
+from deltanet_jax.layers.projection import ACTIVATIONS, NORMS
+from deltanet_jax.mixers.base import Context, read_out
+from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, is_one_step
 from deltanet_jax.sharding import operator_axes
 from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
-from pallas_kernels._common.chunking import CHUNK_SIZES
-from pallas_kernels._common.precision import state_dtype
 from pallas_kernels.delta_rule.api import RESIDUALS
 
 
 @dataclasses.dataclass(frozen=True)
-class DeltaNetConfig(MixerConfig):
-    """Options of the DeltaNet mixer; the defaults are the paper's layer.
+class DeltaNetConfig(RecurrentConfig):
+    """Options of the DeltaNet mixer beside `RecurrentConfig`'s; the defaults are the paper's layer.
 
     Attributes:
-        num_heads: heads H.
-        head_k_dim, head_v_dim: sizes K and V of a head; None is d_model / num_heads.
-        conv_size: width of the short convolutions; 0 leaves them out.
         qk_activation: "silu", "relu", "elu_plus_one" or "identity", on queries and keys.
         qk_norm: "l2" or "l1", of queries and keys per head.
         allow_neg_eigval: beta in (0, 2) instead of (0, 1), so that the transition I - beta k k^T
             may have eigenvalues down to -1 (Grazzi et al. 2024, arXiv:2411.12537).
         output_gate: multiply the normalised read-out by silu(x W_gate).
-        chunk_size, implementation, residuals: of `pallas_kernels.delta_rule`.
+        implementation, residuals: of the operator in `pallas_kernels`; one of `implementations`, or
+            None, and one of `residuals_kinds`.
     """
 
     kind: ClassVar[str] = "delta_net"
-    num_heads: int = 8
-    head_k_dim: int | None = None
-    head_v_dim: int | None = None
-    conv_size: int = 4
+    implementations: ClassVar[tuple[str, ...]] = ("reference", "xla", "pallas", "triton")
+    residuals_kinds: ClassVar[tuple[str, ...]] = RESIDUALS
     qk_activation: str = "silu"
     qk_norm: str = "l2"
     allow_neg_eigval: bool = False
     output_gate: bool = False
-    chunk_size: int = 64
     implementation: str | None = None
     residuals: str = "recompute"
 
     def __post_init__(self):
-        check_at_least(self, "num_heads", 1)
-        check_at_least(self, "conv_size", 0)
+        super().__post_init__()
         check_one_of(self, "qk_activation", tuple(ACTIVATIONS))
         check_one_of(self, "qk_norm", tuple(NORMS))
-        check_one_of(self, "chunk_size", CHUNK_SIZES)
-        check_one_of(self, "implementation", (None, "reference", "xla", "pallas", "triton"))
-        check_one_of(self, "residuals", RESIDUALS)
+        check_one_of(self, "implementation", (None, *self.implementations))
+        check_one_of(self, "residuals", self.residuals_kinds)
 
     def memory_flops(self, d_model: int, seq_len: int) -> float:
         """See base.py: read, correct, write, read out; the same for any length."""
-        k = head_dim(d_model, self.num_heads, self.head_k_dim, "head_k_dim")
-        v = head_dim(d_model, self.num_heads, self.head_v_dim, "head_v_dim")
-        return 24.0 * self.num_heads * k * v
+        return self._state_flops(d_model, 8)
 
 
-class DeltaNetState(NamedTuple):
-    """What decoding carries: constant in the number of tokens read.
-
-    Attributes:
-        convs: states of the q, k, v convolutions, each [B, W - 1, H K or H V], or empty tuples.
-        memory: the delta rule's state, [B, H, K, V], float32.
-    """
-
-    convs: tuple
-    memory: jax.Array
-
-
-class DeltaNet(nnx.Module):
+class DeltaNet(RecurrentMixer):
     """q, k: Linear -> conv -> SiLU -> L2 norm; v: Linear -> conv -> SiLU; beta: sigmoid(Linear);
     delta rule; RMSNorm per head; Linear.
 
@@ -88,84 +64,54 @@ class DeltaNet(nnx.Module):
     H K V numbers a layer. Source: Yang et al. 2024, arXiv:2406.06484, section 3.4.
     """
 
-    def __init__(self, config: DeltaNetConfig, context: Context, *, rngs: nnx.Rngs):
-        self.config = config
-        self.memory_dtype = state_dtype(context.dtype)
-        self.qkv = QKVProjection(
-            context.d_model,
-            config.num_heads,
-            head_dim(context.d_model, config.num_heads, config.head_k_dim, "head_k_dim"),
-            head_dim(context.d_model, config.num_heads, config.head_v_dim, "head_v_dim"),
-            conv_size=config.conv_size,
+    def __init__(self, config: DeltaNetConfig, context: Context, *, rngs: nnx.Rngs, **qkv):
+        super().__init__(
+            config,
+            context,
+            output_gate=config.output_gate,
             qk_activation=config.qk_activation,
             qk_norm=config.qk_norm,
             v_activation="silu",
+            rngs=rngs,
+            **qkv,
+        )
+
+    def make_controls(self, context: Context, *, rngs: nnx.Rngs) -> None:
+        """See recurrent.py."""
+        self.beta_proj = linear(
+            context.d_model,
+            self.config.num_heads * self.qkv.writes,
             init_std=context.init_std,
             **context.kinds(),
             rngs=rngs,
         )
-        heads, head_v_dim = config.num_heads, self.qkv.head_v_dim
-        kinds = {**context.kinds(), "rngs": rngs}
-        self.beta_proj = linear(context.d_model, heads, init_std=context.init_std, **kinds)
-        value_size = heads * head_v_dim
-        self.gate_proj = (
-            linear(context.d_model, value_size, init_std=context.init_std, **kinds)
-            if config.output_gate
-            else None
-        )
-        self.out_norm = rms_norm(head_v_dim, eps=context.norm_eps, **kinds)
-        self.out_proj = linear(value_size, context.d_model, init_std=context.out_init_std, **kinds)
 
-    def init_state(self, batch_size: int, max_length: int) -> DeltaNetState:
-        """An empty memory; `max_length` does not matter to a recurrence."""
-        del max_length
-        memory = (batch_size, self.config.num_heads, self.qkv.head_k_dim, self.qkv.head_v_dim)
-        return DeltaNetState(self.qkv.init_state(batch_size), jnp.zeros(memory, self.memory_dtype))
-
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        *,
-        segment_ids: Int[Array, "B T"] | None = None,
-        state: DeltaNetState | None = None,
-    ) -> tuple[Float[Array, "B T D"], DeltaNetState | None]:
-        """See base.py."""
-        q, k, v, beta, convs = self.project(x, segment_ids=segment_ids, state=state)
-        if state is not None and x.shape[1] == 1 and segment_ids is None:
-            o, memory = delta_rule_step(state.memory, q[:, 0], k[:, 0], v[:, 0], beta[:, 0])
-            o = o[:, None]
-        else:
-            axes = operator_axes()
-            q, k, v = arguments(q, k, v)
-            run = delta_rule if axes is None else functools.partial(delta_rule_sharded, **axes)
-            o, memory = run(
-                q,
-                k,
-                v,
-                beta,
-                initial_state=None if state is None else state.memory,
-                segment_ids=segment_ids,
-                chunk_size=self.config.chunk_size,
-                implementation=self.config.implementation,
-                residuals=self.config.residuals,
-            )
-        o = self.out_norm(read_out(o))
-        if self.gate_proj is not None:
-            o = o * jax.nn.silu(self.gate_proj(x)).reshape(o.shape)
-        y = self.out_proj(o.reshape(*o.shape[:2], -1))
-        return y, None if state is None else DeltaNetState(convs, memory)
-
-    def project(
-        self,
-        x: Float[Array, "B T D"],
-        *,
-        segment_ids: Int[Array, "B T"] | None = None,
-        state: DeltaNetState | None = None,
-    ):
-        """The operator's arguments q, k, v, beta for inputs x, and the convolutions' new states."""
-        old = None if state is None else state.convs
-        q, k, v, convs = self.qkv(x, segment_ids=segment_ids, state=old)
+    def beta(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H_writes"]:
+        """Write strengths of every head (and write of a token)."""
         beta = jax.nn.sigmoid(self.beta_proj(x))
-        if self.config.allow_neg_eigval:
-            beta = 2 * beta
-        return q, k, v, beta, convs
+        return 2 * beta if self.config.allow_neg_eigval else beta
+
+    def remember(self, x, q, k, v, *, memory, segment_ids):
+        """See recurrent.py."""
+        beta = self.beta(x)
+        if is_one_step(x, memory, segment_ids):
+            o, memory = delta_rule_step(memory, q[:, 0], k[:, 0], v[:, 0], beta[:, 0])
+            return o[:, None], memory
+        o, memory = self.apply_rule(q, k, v, beta, memory=memory, segment_ids=segment_ids)
+        return read_out(o), memory
+
+    def apply_rule(self, q, k, v, beta, *, memory, segment_ids):
+        """The delta rule, over the current mesh if there is one: (output, final state)."""
+        axes = operator_axes()
+        run = delta_rule if axes is None else functools.partial(delta_rule_sharded, **axes)
+        return run(
+            q,
+            k,
+            v,
+            beta,
+            initial_state=memory,
+            segment_ids=segment_ids,
+            chunk_size=self.config.chunk_size,
+            implementation=self.config.implementation,
+            residuals=self.config.residuals,
+        )

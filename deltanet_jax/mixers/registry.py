@@ -7,10 +7,18 @@ from flax import nnx
 from deltanet_jax.mixers.attention import Attention, AttentionConfig
 from deltanet_jax.mixers.base import Context, MixerConfig
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
+from deltanet_jax.mixers.delta_product import DeltaProduct, DeltaProductConfig
+from deltanet_jax.mixers.gated_delta_net import GatedDeltaNet, GatedDeltaNetConfig
+from deltanet_jax.mixers.gla import GLA, GLAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttention, LinearAttentionConfig
+from deltanet_jax.mixers.retnet import RetNet, RetNetConfig
 
 MIXERS: dict[str, tuple[type[MixerConfig], type[nnx.Module]]] = {
     "delta_net": (DeltaNetConfig, DeltaNet),
+    "gated_delta_net": (GatedDeltaNetConfig, GatedDeltaNet),
+    "delta_product": (DeltaProductConfig, DeltaProduct),
+    "gla": (GLAConfig, GLA),
+    "retnet": (RetNetConfig, RetNet),
     "attention": (AttentionConfig, Attention),
     "linear_attention": (LinearAttentionConfig, LinearAttention),
 }

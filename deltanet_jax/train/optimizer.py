@@ -26,12 +26,16 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(low, peak, warmup), after], [warmup])
 
 
+# Ends of weights' paths: scales of norms, and what sets the decay of a memory.
+NOT_DECAYED = ("scale", "bias", "A_log")
+
+
 def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW; norm scales are not decayed."""
+    """Clipping by global norm, then AdamW; NOT_DECAYED weights are not decayed."""
 
     def decayed(weights):
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: not path_name(path).endswith("scale"), weights
+            lambda path, _: not path_name(path).endswith(NOT_DECAYED), weights
         )
 
     return optax.chain(

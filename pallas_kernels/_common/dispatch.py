@@ -5,9 +5,12 @@
 An operator lists its implementations; this file picks one. It knows nothing of any operator.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import jax
 
 logger = logging.getLogger("pallas_kernels")
 _announced: set[tuple[str, str]] = set()
@@ -65,3 +68,9 @@ def choose(
             return candidate
         reasons.append(f"{candidate.name!r} ({reason})")
     raise NotImplementedError(f"{operator}: no implementation can run here: {'; '.join(reasons)}")
+
+
+@functools.cache
+def jitted(run: Callable, **options) -> Callable:
+    """`run` with `options`, compiled once for each, so that eager calls are not op by op."""
+    return jax.jit(functools.partial(run, **options))

@@ -2,17 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public door of the delta rule: signature, checks, defaults, dispatch. No mathematics."""
 
-import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import checks, dispatch
-from pallas_kernels._common.chunking import CHUNK_SIZES
-from pallas_kernels._common.precision import state_dtype
-from pallas_kernels._common.segments import number_segments
+from pallas_kernels._common.arguments import check_arguments
 from pallas_kernels.delta_rule import kernel_support
 from pallas_kernels.delta_rule.reference import delta_rule_reference
 from pallas_kernels.delta_rule.vjp import delta_rule_chunked
@@ -124,32 +120,26 @@ def delta_rule(
         "pallas": first order, reverse mode; what it keeps, kernel_vjp.py says.
     Source: Yang et al. 2024, arXiv:2406.06484, sections 2.2 and 3; equations in README.md here.
     """
-    sizes = checks.check_inputs("B T H", q, k, v, beta)
-    if initial_state is None:
-        initial_state = jnp.zeros([sizes[axis] for axis in "BHKV"], state_dtype(q.dtype))
-    checks.check_state("initial_state", initial_state, sizes, q.dtype)
-    segments = None
-    if segment_ids is not None:
-        checks.check_segment_ids(segment_ids, sizes)
-        segments = number_segments(segment_ids)
-    checks.check_choice("chunk_size", chunk_size, CHUNK_SIZES)
+    checked = check_arguments(
+        q,
+        k,
+        v,
+        beta,
+        scale=scale,
+        initial_state=initial_state,
+        segment_ids=segment_ids,
+        chunk_size=chunk_size,
+    )
     checks.check_choice("residuals", residuals, RESIDUALS)
     if sequence_pieces is not None:
         checks.check_positive_integer("sequence_pieces", sequence_pieces)
-    scale = float(q.shape[-1] ** -0.5 if scale is None else scale)
 
-    args = (q, k, v, beta, initial_state, segments)
+    args = (q, k, v, beta, checked.initial_state, checked.segments)
     options = {
-        "scale": scale,
+        "scale": checked.scale,
         "chunk_size": chunk_size,
         "sequence_pieces": sequence_pieces,
         "residuals": residuals,
     }
     chosen = dispatch.choose("delta_rule", IMPLEMENTATIONS, implementation, *args, **options)
-    return DeltaRuleOutput(*_jitted(chosen.run, **options)(*args))
-
-
-@functools.cache
-def _jitted(run, **options):
-    """Compiled once per implementation and options, so eager calls are not op by op."""
-    return jax.jit(functools.partial(run, **options))
+    return DeltaRuleOutput(*dispatch.jitted(chosen.run, **options)(*args))

@@ -39,9 +39,10 @@ class Chunks(NamedTuple):
     k_reads: jax.Array  # k, likewise
     k_writes: jax.Array  # k, zero where the token does not reach the outgoing state
     masks: ChunkMasks | None
+    decay: jax.Array | None  # [N, B, H, 1, 1]: factor on the state that crosses; None is 1
 
 
-def _prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunks:
+def prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunks:
     """Eqs. 3-5 for all chunks at once."""
     dtype = v.dtype
     q, k, v = (chunking.split_heads(x, chunk_size) for x in (q, k, v))
@@ -69,6 +70,7 @@ def _prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunk
         k_reads=k_reads,
         k_writes=k_writes,
         masks=masks,
+        decay=None,
     )
 
 
@@ -81,12 +83,28 @@ def _chunk_states(chunks: Chunks, initial_state, dtype):
     """Eqs. 6 and 8: pseudo-values and incoming state of every chunk, and the final state."""
 
     def chunk(state_BHKV, inputs):
-        w, u, k_writes, masks = inputs
+        w, u, k_writes, masks, decay = inputs
         pseudo_values = u - matmul("bhck,bhkv->bhcv", w, state_BHKV, input_dtype=dtype)
         written = matmul("bhck,bhcv->bhkv", k_writes, pseudo_values, input_dtype=dtype)
-        return _pass_on(state_BHKV, masks) + written, (pseudo_values, state_BHKV)
+        kept = _pass_on(state_BHKV, masks)
+        kept = kept if decay is None else decay * kept
+        return kept + written, (pseudo_values, state_BHKV)
 
-    return jax.lax.scan(chunk, initial_state, (chunks.w, chunks.u, chunks.k_writes, chunks.masks))
+    per_chunk = (chunks.w, chunks.u, chunks.k_writes, chunks.masks, chunks.decay)
+    return jax.lax.scan(chunk, initial_state, per_chunk)
+
+
+def run(
+    chunks: Chunks, initial_state: Float[Array, "B H K V"], *, scale: float, length: int
+) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
+    """Eqs. 6-8: output of `length` tokens and final state of prepared chunks."""
+    dtype = chunks.v.dtype
+    final_state, (pseudo_values, states) = _chunk_states(chunks, initial_state, dtype)
+    read = matmul("...ck,...kv->...cv", chunks.q_reads, states, input_dtype=dtype)
+    output = scale * read + matmul(
+        "...ij,...jv->...iv", chunks.scores, pseudo_values, input_dtype=dtype
+    )
+    return chunking.join_heads(output, length).astype(dtype), final_state
 
 
 def forward(
@@ -103,14 +121,8 @@ def forward(
     """The chunkwise forward pass (eqs. 3-8); `segments` number each row's segments from 0."""
     if q.shape[1] == 0:
         return v, initial_state
-    dtype = v.dtype
-    chunks = _prepare(q, k, v, beta, segments, scale=scale, chunk_size=chunk_size)
-    final_state, (pseudo_values, states) = _chunk_states(chunks, initial_state, dtype)
-    read = matmul("...ck,...kv->...cv", chunks.q_reads, states, input_dtype=dtype)
-    output = scale * read + matmul(
-        "...ij,...jv->...iv", chunks.scores, pseudo_values, input_dtype=dtype
-    )
-    return chunking.join_heads(output, q.shape[1]).astype(dtype), final_state
+    chunks = prepare(q, k, v, beta, segments, scale=scale, chunk_size=chunk_size)
+    return run(chunks, initial_state, scale=scale, length=q.shape[1])
 
 
 def backward(
@@ -142,7 +154,7 @@ def backward(
         zeros = [jnp.zeros_like(x) for x in (q, k, v, beta)]
         return *zeros, dfinal_state
     dtype = v.dtype
-    chunks = _prepare(q, k, v, beta, segments, scale=scale, chunk_size=chunk_size)
+    chunks = prepare(q, k, v, beta, segments, scale=scale, chunk_size=chunk_size)
     _, (pseudo_values, states) = _chunk_states(chunks, initial_state, dtype)
     do = chunking.split_heads(do, chunk_size)
     masks = chunks.masks

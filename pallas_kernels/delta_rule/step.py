@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One token of the delta rule, for decoding with a carried state."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels._common import checks
-from pallas_kernels._common.precision import state_dtype
+from pallas_kernels.delta_rule.reference import token
 
 
 def delta_rule_step(
@@ -36,11 +35,6 @@ def delta_rule_step(
     """
     checks.check_state("state", state, checks.check_inputs("B H", q, k, v, beta), q.dtype)
 
-    dtype = state_dtype(q.dtype)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v_BHV, beta = (x.astype(dtype) for x in (q, k, v, beta))
-    held_BHV = jnp.einsum("bhk,bhkv->bhv", k, state, precision="highest")
-    update_BHV = beta[..., None] * (v_BHV - held_BHV)
-    state = state + k[..., :, None] * update_BHV[..., None, :]
-    read_BHV = jnp.einsum("bhk,bhkv->bhv", q, state, precision="highest")
-    return (scale * read_BHV).astype(v.dtype), state
+    state, read = token(state, *(x.astype(state.dtype) for x in (q, k, v, beta)))
+    return (scale * read).astype(v.dtype), state

@@ -17,19 +17,16 @@ BLOCK = 16
 
 
 def _invert_blocks(a: Float[Array, "*L 16 16"]) -> Float[Array, "*L 16 16"]:
-    """Forward substitution, one row at a time: x_r = e_r - sum_{j<r} a_rj x_j."""
-    rows = []
-    identity = jnp.eye(BLOCK, dtype=a.dtype)
-    for r in range(BLOCK):
-        row = jnp.broadcast_to(identity[r], (*a.shape[:-2], BLOCK))
-        if rows:
-            above = jnp.stack(rows, axis=-2)
-            # A sum of products, not a matrix product: too small for one, and exact float32.
-            row = row - jnp.sum(a[..., r, :r, None] * above, axis=-2)
-        rows.append(row)
-    return jnp.stack(rows, axis=-2)
+    """Forward substitution by columns: once row r is solved, it is taken out of all rows below."""
+    a = jnp.tril(a, -1)
+    inverse = jnp.broadcast_to(jnp.eye(BLOCK, dtype=a.dtype), a.shape)
+    for r in range(BLOCK - 1):
+        # A product of a column and a row, element by element: exact float32.
+        inverse = inverse - a[..., :, r : r + 1] * inverse[..., r : r + 1, :]
+    return inverse
 
 
+@jax.custom_jvp
 def unit_lower_inverse(a: Float[Array, "*L C C"]) -> Float[Array, "*L C C"]:
     """Inverts I + A.
 
@@ -38,6 +35,7 @@ def unit_lower_inverse(a: Float[Array, "*L C C"]) -> Float[Array, "*L C C"]:
             float32 or float64; C is 16 times a power of two.
     Returns:
         (I + A)^-1, unit lower triangular, same shape and dtype.
+    Gradients: of any order, both modes, by dX = -X dA X: nothing of the substitution is kept.
     Source: Yang et al. 2024, arXiv:2406.06484, eq. 10 (the UT transform).
     """
     size = a.shape[-1]
@@ -59,6 +57,13 @@ def unit_lower_inverse(a: Float[Array, "*L C C"]) -> Float[Array, "*L C C"]:
         inverse = jnp.concatenate([top, bottom], axis=-2)
         width *= 2
     return inverse[..., 0, :, :]
+
+
+@unit_lower_inverse.defjvp
+def _unit_lower_inverse_jvp(primals, tangents):
+    inverse = unit_lower_inverse(*primals)
+    (da,) = tangents
+    return inverse, -_product(inverse, _product(jnp.tril(da, -1), inverse))
 
 
 def _product(x: jax.Array, y: jax.Array) -> jax.Array:

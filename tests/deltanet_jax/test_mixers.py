@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every mixer: causality, segments, decoding in any steps; and against definitions of their own."""
+"""Every mixer: its definition, causality, segments, decoding in any steps, 16 bits."""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +13,9 @@ from flax import nnx
 from deltanet_jax.mixers.base import Context
 from deltanet_jax.mixers.registry import MIXERS as REGISTRY
 from deltanet_jax.mixers.registry import make_mixer
-from pallas_kernels import delta_rule
-from tests.helpers.compare import assert_close
+from deltanet_jax.sharding import MESH_AXES, path_name, weight_spec
+from tests.helpers.compare import BOUNDS, assert_close
+from tests.helpers.definitions import DEFINITIONS
 from tests.helpers.models import MIXERS
 
 CONTEXT = Context(
@@ -22,143 +26,144 @@ CONTEXT = Context(
     dtype=jnp.float32,
     param_dtype=jnp.float32,
 )
+LENGTH = 21
 every_mixer = pytest.mark.parametrize("name", MIXERS)
+# Definitions need it; everything else must be float32 all the same.
+pytestmark = pytest.mark.usefixtures("x64")
 
 
-def build(name):
-    mixer = make_mixer(MIXERS[name], CONTEXT, rngs=nnx.Rngs(0))
-    graph, weights = nnx.split(mixer)
+class Built:
+    """A mixer with jitted calls; tests that use the same shapes compile them once."""
 
-    @jax.jit
-    def run(x, segment_ids=None, state=None):
-        return nnx.merge(graph, weights)(x, segment_ids=segment_ids, state=state)
+    def __init__(self, name: str, context: Context = CONTEXT):
+        self.mixer = make_mixer(MIXERS[name], context, rngs=nnx.Rngs(0))
+        self.graph, self.weights = nnx.split(self.mixer)
+        self.definition = DEFINITIONS[MIXERS[name].kind]
+        self._run = jax.jit(
+            lambda x, segment_ids, state: nnx.merge(self.graph, self.weights)(
+                x, segment_ids=segment_ids, state=state
+            )
+        )
 
-    return mixer, run
+    def run(self, x, segment_ids=None, state=None):
+        return self._run(x, segment_ids, state)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def derive(self, defined, weights, x, cotangent):
+        """(y, gradients of the weights, gradient of x) of the mixer or of its definition."""
+
+        def call(weights, x):
+            mixer = nnx.merge(self.graph, weights)
+            return self.definition(mixer, x) if defined else mixer(x)[0]
+
+        y, vjp = jax.vjp(call, weights, x)
+        return y, *vjp(cotangent)
 
 
-def inputs(length=37):
-    return jax.random.normal(jax.random.key(1), (2, length, 16))
+build = functools.cache(Built)
+
+
+def inputs(length=LENGTH):
+    return jax.random.normal(jax.random.key(1), (2, length, 16), jnp.float32)
+
+
+def widened(name, cotangent):
+    """The mixer in float64, and float64 copies of the float32 one's weights, x and `cotangent`."""
+    args = (build(name).weights, inputs(), cotangent)
+    wide = dataclasses.replace(CONTEXT, dtype=jnp.float64, param_dtype=jnp.float64)
+    return build(name, wide), jax.tree.map(lambda x: x.astype(jnp.float64), args)
 
 
 def test_the_helpers_cover_the_registry():
-    assert {config.kind for config in MIXERS.values()} == set(REGISTRY)
+    assert {config.kind for config in MIXERS.values()} == set(REGISTRY) == set(DEFINITIONS)
+
+
+@every_mixer
+def test_outputs_and_gradients_agree_with_the_definition_in_float64(name):
+    x = inputs()
+    built, args = widened(name, jnp.cos(3 * x))
+    got, wanted = built.derive(False, *args), built.derive(True, *args)
+    # JAX's attention takes its softmax in float32, whatever comes.
+    bound = BOUNDS["float32" if MIXERS[name].kind == "attention" else "float64"]
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(wanted), strict=True
+    ):
+        assert_close(jax.tree_util.keystr(path), a, b, bound)
+    y, _ = build(name).run(x)
+    assert y.dtype == jnp.float32
+    assert_close("float32", y, wanted[0], BOUNDS["float32"])
 
 
 @every_mixer
 def test_causality_by_gradient(name):
-    _, run = build(name)
-    x = inputs()
-    grad = jax.grad(lambda x: jnp.sum(jnp.sin(run(x)[0][:, :20])))(x)
-    assert (grad[:, 20:] == 0).all()
-    assert (jnp.abs(grad[:, :20]).max(axis=-1) > 0).all()
+    built, args = widened(name, jnp.cos(3 * inputs()).at[:, 12:].set(0))
+    gradient = built.derive(False, *args)[2]
+    assert (gradient[:, 12:] == 0).all()
+    assert (jnp.abs(gradient[:, :12]).max(axis=-1) > 0).all()
 
 
 @every_mixer
 def test_a_prompt_then_single_tokens_equal_the_parallel_form(name):
-    mixer, run = build(name)
-    x = inputs(21)
-    wanted, none = run(x)
+    built, x = build(name), inputs()
+    wanted, none = built.run(x)
     assert none is None
-    state = mixer.init_state(2, 21)
+    state = built.mixer.init_state(2, LENGTH)
     pieces = []
-    for a, b in ((0, 9), (9, 14), *((t, t + 1) for t in range(14, 21))):
-        y, state = run(x[:, a:b], None, state)
+    for a, b in ((0, 5), (5, 10), (10, 15), *((t, t + 1) for t in range(15, LENGTH))):
+        y, state = built.run(x[:, a:b], None, state)
         pieces.append(y)
     assert_close("y", jnp.concatenate(pieces, axis=1), wanted, 1e-5)
 
 
 @every_mixer
 def test_segments_equal_separate_sequences_and_carry_into_decoding(name):
-    mixer, run = build(name)
-    x = inputs(22)
-    ids = jnp.broadcast_to(
-        jnp.repeat(jnp.array([5, 3, 5]), jnp.array([6, 7, 9]), total_repeat_length=22), (2, 22)
-    )
-    wanted = jnp.concatenate([run(x[:, a:b])[0] for a, b in ((0, 6), (6, 13), (13, 22))], axis=1)
-    assert_close("packed", run(x, ids)[0], wanted, 1e-5)
+    built, x = build(name), inputs()
+    ids = jnp.broadcast_to(jnp.repeat(jnp.array([5, 3, 5]), LENGTH // 3), (2, LENGTH))
+    separate = x.reshape(6, LENGTH // 3, 16)
+    wanted = built.run(separate)[0].reshape(x.shape)
+    assert_close("packed", built.run(x, ids)[0], wanted, 1e-5)
     # Read up to the middle of the last segment, then go on from the state.
-    y, state = run(x[:, :17], ids[:, :17], mixer.init_state(2, 22))
-    rest, _ = run(x[:, 17:], None, state)
+    y, state = built.run(x[:, :16], ids[:, :16], built.mixer.init_state(2, LENGTH))
+    rest, _ = built.run(x[:, 16:], None, state)
     assert_close("continued", jnp.concatenate([y, rest], axis=1), wanted, 1e-5)
 
 
 @every_mixer
 def test_bfloat16_is_near_float32(name):
-    _, run = build(name)
-    half = Context(16, 0.5, 0.5, 1e-6, jnp.bfloat16, jnp.float32)
-    mixer = make_mixer(MIXERS[name], half, rngs=nnx.Rngs(0))
     x = inputs()
-    y, _ = mixer(x.astype(jnp.bfloat16), segment_ids=None, state=None)
+    half = build(name, dataclasses.replace(CONTEXT, dtype=jnp.bfloat16))
+    y, _ = half.run(x.astype(jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
-    assert_close("y", y, run(x)[0], 3e-2)
+    assert_close("y", y, build(name).run(x)[0], 3e-2)
 
 
-def test_delta_net_is_what_the_paper_says():
-    """Section 3.4 written out: projections, convolution by hand, SiLU, L2 norm, rule, norm."""
-    mixer, run = build("delta_net")
-    x = inputs()
+@every_mixer
+def test_every_weight_has_its_place_on_the_mesh(name):
+    mesh = jax.sharding.AbstractMesh((1,) * len(MESH_AXES), MESH_AXES)
+    for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(build(name).weights)):
+        assert len(weight_spec(path_name(path), x.shape, mesh)) == x.ndim
 
-    def head(name):
-        projection = getattr(mixer.qkv, name)
-        y = x @ projection.proj.kernel[...]
-        weight = projection.conv.weight[...]
-        padded = jnp.pad(y, ((0, 0), (3, 0), (0, 0)))
-        y = sum(weight[j][None, None] * padded[:, 3 - j : 3 - j + 37] for j in range(4))
-        return jax.nn.silu(y).reshape(2, 37, 2, 8)
 
-    def unit(y):
-        return y / jnp.sqrt(jnp.sum(y**2, axis=-1, keepdims=True) + 1e-6)
+def test_the_decays_start_where_their_papers_say():
+    """Mamba2's initial values; GLA near 1; RetNet's 31/32, 63/64, ..."""
+    context = dataclasses.replace(CONTEXT, init_std=0.0)
+    x = jnp.zeros((1, 1, 16), jnp.float32)
 
-    beta = jax.nn.sigmoid(x @ mixer.beta_proj.kernel[...])
-    o = delta_rule(
-        unit(head("q_heads")),
-        unit(head("k_heads")),
-        head("v_heads"),
-        beta,
-        implementation="reference",
-    ).output
-    o = o / jnp.sqrt(jnp.mean(o**2, axis=-1, keepdims=True) + 1e-6)
-    o = o * mixer.out_norm.scale[...][None, None, None]
-    wanted = o.reshape(2, 37, 16) @ mixer.out_proj.kernel[...]
-    assert_close("y", run(x)[0], wanted, 1e-5)
+    def decays(config):
+        many = config.replace(num_heads=512, head_k_dim=2, head_v_dim=2, conv_size=0)
+        return jax.jit(lambda: make_mixer(many, context, rngs=nnx.Rngs(0)).log_decay(x))()
+
+    # -g = A dt with A ~ U(0, 16) and log dt ~ U(log 0.001, log 0.1): means 8 and 0.0215.
+    gated = decays(MIXERS["gated_delta_net"])
+    assert ((gated < 0) & (gated > -1.6)).all()
+    assert -gated.mean() == pytest.approx(8 * 0.0215, rel=0.2)
+    gla = decays(MIXERS["gla"].replace(decay_temperature=16.0))
+    assert jnp.exp(gla) == pytest.approx(0.5 ** (1 / 16))
+    retnet = build("retnet").mixer.log_decay()
+    assert jnp.exp(retnet) == pytest.approx(jnp.array([31 / 32, 63 / 64]))
 
 
 def test_negative_eigenvalues_double_beta():
-    config = MIXERS["delta_net"]
-    plain = make_mixer(config, CONTEXT, rngs=nnx.Rngs(0)).project(inputs())[3]
-    doubled = make_mixer(config.replace(allow_neg_eigval=True), CONTEXT, rngs=nnx.Rngs(0)).project(
-        inputs()
-    )[3]
-    assert (doubled == 2 * plain).all()
-
-
-def test_attention_is_softmax_over_the_window():
-    mixer, run = build("attention-window")
-    x = inputs()
-    q, k, v = (
-        (x @ p.kernel[...]).reshape(2, 37, 2, 8) for p in (mixer.q_proj, mixer.k_proj, mixer.v_proj)
-    )
-
-    def rotate(y):
-        turns = jnp.arange(37)[:, None] * 10_000.0 ** (-jnp.arange(4) / 4)[None]
-        rotor = jnp.exp(1j * turns)[None, :, None]
-        z = (y[..., :4] + 1j * y[..., 4:]) * rotor
-        return jnp.concatenate([z.real, z.imag], axis=-1)
-
-    scores = jnp.einsum("bihk,bjhk->bhij", rotate(q), rotate(k)) / 8**0.5
-    distance = jnp.arange(37)[:, None] - jnp.arange(37)[None]
-    scores = jnp.where(((distance >= 0) & (distance < 5))[None, None], scores, -jnp.inf)
-    o = jnp.einsum("bhij,bjhv->bihv", jax.nn.softmax(scores, axis=-1), v)
-    assert_close("y", run(x)[0], o.reshape(2, 37, 16) @ mixer.out_proj.kernel[...], 1e-5)
-
-
-def test_linear_attention_is_the_normalised_sum():
-    mixer, run = build("linear_attention")
-    x = inputs()
-    q, k, v = (
-        (x @ p.proj.kernel[...]).reshape(2, 37, 2, 8)
-        for p in (mixer.qkv.q_heads, mixer.qkv.k_heads, mixer.qkv.v_heads)
-    )
-    scores = jnp.tril(jnp.einsum("bihk,bjhk->bhij", jax.nn.elu(q) + 1, jax.nn.elu(k) + 1))
-    o = jnp.einsum("bhij,bjhv->bihv", scores / scores.sum(-1, keepdims=True), v)
-    assert_close("y", run(x)[0], o.reshape(2, 37, 16) @ mixer.out_proj.kernel[...], 1e-5)
+    config = MIXERS["delta_net"].replace(allow_neg_eigval=True)
+    doubled = make_mixer(config, CONTEXT, rngs=nnx.Rngs(0)).beta(inputs())
+    assert (doubled == 2 * build("delta_net").mixer.beta(inputs())).all()

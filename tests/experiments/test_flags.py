@@ -38,6 +38,9 @@ VALUES = {
     "qk_norm": (MQAR, "l1"),
     "allow_neg_eigval": (MQAR, True),
     "output_gate": (MQAR, True),
+    "num_householder": (MQAR, 3),
+    "decay_rank": (MQAR, 5),
+    "decay_temperature": (MQAR, 4.0),
     "feature_map": (LINEAR, "relu"),
     "normalize": (LINEAR, False),
     "output_norm": (LINEAR, True),
@@ -83,7 +86,13 @@ VALUES = {
     "mesh_sequence": (MQAR, 2),
 }
 # Needed beside a flag for the whole to be possible.
-TOGETHER = {"feature_map": {"normalize": False}, "decay_steps": {"schedule": "wsd"}}
+TOGETHER = {
+    "feature_map": {"normalize": False},
+    "decay_steps": {"schedule": "wsd"},
+    "num_householder": {"layer_pattern": ["delta_product"]},
+    "decay_rank": {"layer_pattern": ["gla"]},
+    "decay_temperature": {"layer_pattern": ["gla"]},
+}
 
 
 def flat(data, where=""):

@@ -8,10 +8,12 @@ import pytest
 
 from pallas_kernels import linear_attention
 from pallas_kernels.delta_rule.workloads import make_inputs
-from tests.helpers.compare import BOUNDS, assert_close
+from tests.helpers.operators import check_operator, random_segments, random_state
 
 
-def quadratic(q, k, v, state, segment_ids, scale):
+def quadratic(q, k, v, state, segment_ids):
+    scale = 16**-0.5
+    segment_ids = jnp.zeros(q.shape[:2], int) if segment_ids is None else segment_ids
     numbers = jnp.cumsum(jnp.diff(segment_ids, axis=1, prepend=segment_ids[:, :1]) != 0, axis=1)
     visible = jnp.tril(numbers[:, :, None] == numbers[:, None, :])
     scores = jnp.where(visible[:, None], jnp.einsum("bihk,bjhk->bhij", q, k), 0)
@@ -24,36 +26,17 @@ def quadratic(q, k, v, state, segment_ids, scale):
     return output, kept + jnp.einsum("bthk,bthv->bhkv", k_last, v)
 
 
+def run(q, k, v, state, segment_ids):
+    return linear_attention(q, k, v, initial_state=state, segment_ids=segment_ids)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("segments", [False, True])
 def test_outputs_and_gradients(x64, dtype, segments):
     q, k, v, _ = make_inputs(jax.random.key(0), 2, 150, 2, 16, 24, dtype)
-    state = jax.random.normal(jax.random.key(1), (2, 2, 16, 24), jnp.float32)
-    state = state.astype(jnp.promote_types(dtype, jnp.float32))
-    ids = jnp.zeros((2, 150), jnp.int32)
-    if segments:
-        ids = jnp.cumsum(ids.at[:, 33].set(1).at[0, 64].set(1).at[1, 100].set(1), axis=1)
-
-    def run(q, k, v, state):
-        return linear_attention(q, k, v, initial_state=state, segment_ids=ids if segments else None)
-
-    def define(q, k, v, state):
-        return quadratic(q, k, v, state, ids, 16**-0.5)
-
-    def outputs_and_gradients(function, args, cotangents):
-        out, vjp = jax.vjp(function, *args)
-        return (*out, *vjp(cotangents))
-
-    args = (q, k, v, state)
-    cotangents = tuple(
-        jax.random.normal(jax.random.key(2), x.shape).astype(x.dtype) for x in (v, state)
-    )
-    got = jax.jit(outputs_and_gradients, static_argnums=0)(run, args, cotangents)
-    args, cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (args, cotangents))
-    wanted = jax.jit(outputs_and_gradients, static_argnums=0)(define, args, cotangents)
-    names = ("output", "final_state", "dq", "dk", "dv", "dstate")
-    for name, a, b in zip(names, got, wanted, strict=True):
-        assert_close(name, a, b, BOUNDS[dtype])
+    ids = random_segments(2, 150, 40) if segments else None
+    args = (q, k, v, random_state(2, 2, 16, 24, dtype))
+    check_operator(run, quadratic, ("q", "k", "v", "initial_state"), args, ids)
 
 
 def test_no_tokens():

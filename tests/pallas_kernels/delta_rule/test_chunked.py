@@ -12,6 +12,7 @@ import pytest
 from pallas_kernels import DeltaRuleOutput, delta_rule
 from pallas_kernels.delta_rule.workloads import make_inputs
 from tests.helpers.compare import BOUNDS, assert_close
+from tests.helpers.operators import random_segments
 
 NAMES = ("output", "final_state", "dq", "dk", "dv", "dbeta", "dinitial_state")
 
@@ -55,11 +56,6 @@ def check(args, *, segment_ids=None, chunk_size=64, bound=None):
     for name in NAMES:
         assert_close(name, got[name], wanted[name], bound or BOUNDS[dtype.name])
     return got
-
-
-def random_segments(batch, length, mean_length=90):
-    boundaries = jax.random.bernoulli(jax.random.key(5), 1 / mean_length, (batch, length))
-    return jnp.cumsum(boundaries, axis=1)
 
 
 # The grid of the accuracy promise: B2 T1000 H3 K48 V80.

@@ -6,12 +6,21 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pallas_kernels import delta_rule, delta_rule_step, linear_attention
+from pallas_kernels import (
+    delta_rule,
+    delta_rule_step,
+    gated_delta_rule,
+    gated_delta_rule_step,
+    gated_linear_attention,
+    gated_linear_attention_step,
+    linear_attention,
+)
 
 SHAPES = {
     "q": (2, 5, 3, 4),
     "k": (2, 5, 3, 4),
     "v": (2, 5, 3, 6),
+    "g": (2, 5, 3),
     "beta": (2, 5, 3),
     "initial_state": (2, 3, 4, 6),
     "segment_ids": (2, 5),
@@ -22,11 +31,26 @@ ARRAYS = {
 }
 
 
+# What each operator takes by position; all take the rest of SHAPES by name.
+POSITIONAL = {
+    delta_rule: ("q", "k", "v", "beta"),
+    linear_attention: ("q", "k", "v"),
+    gated_delta_rule: ("q", "k", "v", "g", "beta"),
+    gated_linear_attention: ("q", "k", "v", "g"),
+}
+STEPS = {
+    delta_rule_step: delta_rule,
+    gated_delta_rule_step: gated_delta_rule,
+    gated_linear_attention_step: gated_linear_attention,
+}
+OPERATORS = list(POSITIONAL)
+BY_NAME = ("initial_state", "segment_ids")
+
+
 def call(function=delta_rule, **changes):
     args = ARRAYS | changes
-    positional = ("q", "k", "v") if function is linear_attention else ("q", "k", "v", "beta")
-    options = {k: v for k, v in args.items() if k not in ("q", "k", "v", "beta")}
-    return function(*(args[p] for p in positional), **options)
+    options = {k: v for k, v in args.items() if k in BY_NAME or k not in SHAPES}
+    return function(*(args[p] for p in POSITIONAL[function]), **options)
 
 
 # jaxtyping would catch these first in tests; users run without it.
@@ -40,13 +64,10 @@ def no_jaxtyping(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-OPERATORS = [delta_rule, linear_attention]
-
-
 @pytest.mark.parametrize("function", OPERATORS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_wrong_rank(function, name):
-    if name == "beta" and function is linear_attention:
+    if name not in POSITIONAL[function] + BY_NAME:
         return
     with pytest.raises(ValueError, match=rf"^{name}: wanted .*got"):
         call(function, **{name: ARRAYS[name][None]})
@@ -57,7 +78,7 @@ def test_wrong_rank(function, name):
 )
 @pytest.mark.parametrize("function", OPERATORS)
 def test_wrong_axis(function, name, axis):
-    if name == "beta" and function is linear_attention:
+    if name not in POSITIONAL[function] + BY_NAME:
         return
     if (name, axis) == ("v", 3):  # v's last axis defines V; then the state disagrees
         name, axis = "initial_state", 3
@@ -71,6 +92,11 @@ def test_wrong_axis(function, name, axis):
 def test_mixed_dtypes(name):
     with pytest.raises(TypeError, match=rf"^{name}: wanted q's dtype float32, got bfloat16"):
         call(**{name: ARRAYS[name].astype(jnp.bfloat16)})
+
+
+def test_log_decay_of_16_bits():
+    with pytest.raises(TypeError, match="^g: wanted dtype float32, got bfloat16"):
+        call(gated_delta_rule, g=ARRAYS["g"].astype(jnp.bfloat16))
 
 
 def test_integer_inputs():
@@ -130,10 +156,12 @@ def test_none_chooses_and_logs_once(caplog, monkeypatch):
     assert "delta_rule: using implementation" in lines[0]
 
 
-@pytest.mark.parametrize("name", ["state", "q", "k", "v", "beta"])
-def test_step_refuses_wrong_ranks(name):
-    args = {k: ARRAYS[k][:, 0] for k in ("q", "k", "v", "beta")}
+@pytest.mark.parametrize(
+    ("step", "name"), [(s, n) for s, op in STEPS.items() for n in ("state", *POSITIONAL[op])]
+)
+def test_step_refuses_wrong_ranks(step, name):
+    args = {k: ARRAYS[k][:, 0] for k in POSITIONAL[STEPS[step]]}
     args["state"] = ARRAYS["initial_state"]
     args[name] = args[name][None]
     with pytest.raises(ValueError, match=rf"^{name}: wanted"):
-        delta_rule_step(args.pop("state"), **args)
+        step(args.pop("state"), **args)

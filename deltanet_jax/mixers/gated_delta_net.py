@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Gated DeltaNet's token mixer: DeltaNet whose memory also decays."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from deltanet_jax.layers.linear import linear
+from deltanet_jax.mixers.base import Context, read_out
+from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
+from deltanet_jax.mixers.recurrent import is_one_step
+from pallas_kernels import gated_delta_rule, gated_delta_rule_step
+
+LARGEST_RATE = 16.0
+TIME_STEPS = (1e-3, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedDeltaNetConfig(DeltaNetConfig):
+    """Options of the Gated DeltaNet mixer: DeltaNet's, with the output gate by default."""
+
+    kind: ClassVar[str] = "gated_delta_net"
+    implementations: ClassVar[tuple[str, ...]] = ("reference", "xla")
+    residuals_kinds: ClassVar[tuple[str, ...]] = ("recompute",)
+    output_gate: bool = True
+
+    def memory_flops(self, d_model: int, seq_len: int) -> float:
+        """See base.py: decay, read, correct, write, read out; the same for any length."""
+        return self._state_flops(d_model, 9)
+
+
+class GatedDeltaNet(DeltaNet):
+    """DeltaNet's projections; log decay g = -exp(A_log) softplus(x W_a + dt_bias) per head; gated
+    delta rule; RMSNorm per head; times silu(x W_gate); Linear.
+
+    Recurrence S_t = S_{t-1} (exp(g_t) (I - beta_t k_t k_t^T)) + beta_t v_t k_t^T, read-out S_t q_t,
+    state H K V numbers a layer. Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464, section
+    3; the decay is Mamba2's (Dao, Gu 2024, arXiv:2405.21060), with its initial values:
+    exp(A_log) ~ U(0, 16), softplus(dt_bias) log-uniform in [0.001, 0.1].
+    """
+
+    def make_controls(self, context: Context, *, rngs: nnx.Rngs) -> None:
+        """See recurrent.py."""
+        super().make_controls(context, rngs=rngs)
+        heads = self.config.num_heads
+        self.decay_proj = linear(
+            context.d_model, heads, init_std=context.init_std, **context.kinds(), rngs=rngs
+        )
+        # uniform() may give 0 and never 1; the rate must not be 0.
+        rate = LARGEST_RATE * (1 - jax.random.uniform(rngs.params(), (heads,)))
+        low, high = (math.log(step) for step in TIME_STEPS)
+        step = jnp.exp(jax.random.uniform(rngs.params(), (heads,), minval=low, maxval=high))
+        self.A_log = nnx.Param(jnp.log(rate).astype(context.param_dtype))
+        inverse_softplus = step + jnp.log(-jnp.expm1(-step))
+        self.dt_bias = nnx.Param(inverse_softplus.astype(context.param_dtype))
+
+    def log_decay(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H"]:
+        """g, in the memory's dtype."""
+        rate = jnp.exp(self.A_log[...].astype(self.memory_dtype))
+        bias = self.dt_bias[...].astype(self.memory_dtype)
+        step = jax.nn.softplus(self.decay_proj(x).astype(self.memory_dtype) + bias[None, None])
+        return -rate[None, None] * step
+
+    def remember(self, x, q, k, v, *, memory, segment_ids):
+        """See recurrent.py."""
+        g, beta = self.log_decay(x), self.beta(x)
+        if is_one_step(x, memory, segment_ids):
+            o, memory = gated_delta_rule_step(memory, *(y[:, 0] for y in (q, k, v, g, beta)))
+            return o[:, None], memory
+        o, memory = gated_delta_rule(
+            q,
+            k,
+            v,
+            g,
+            beta,
+            initial_state=memory,
+            segment_ids=segment_ids,
+            chunk_size=self.config.chunk_size,
+            implementation=self.config.implementation,
+        )
+        return read_out(o), memory

@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every mixer written out from its paper: token by token or quadratic, nothing of the library.
+
+DEFINITIONS[kind](mixer, x) computes mixer(x)[0] from the mixer's weights and config.
+"""
+
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS = {
+    "silu": lambda y: y / (1 + jnp.exp(-y)),
+    "elu_plus_one": lambda y: jnp.where(y > 0, y + 1, jnp.exp(jnp.minimum(y, 0))),
+    "identity": lambda y: y,
+}
+NORMS = {
+    None: lambda y: y,
+    "l2": lambda y: y / jnp.sqrt(jnp.sum(y**2, axis=-1, keepdims=True) + 1e-6),
+    "l1": lambda y: y / (jnp.sum(jnp.abs(y), axis=-1, keepdims=True) + 1e-6),
+}
+
+
+def heads(projection, x):
+    """Linear, causal convolution, activation, heads, norm: [B, T, H, size]."""
+    y = x @ projection.proj.kernel[...]
+    if projection.conv is not None:
+        weight, (_, length, _) = projection.conv.weight[...], y.shape
+        back = [jnp.pad(y, ((0, 0), (j, 0), (0, 0)))[:, :length] for j in range(len(weight))]
+        y = sum(weight[j][None, None] * earlier for j, earlier in enumerate(back))
+    y = ACTIVATIONS[projection.activation](y)
+    return NORMS[projection.norm](y.reshape(*y.shape[:2], projection.num_heads, -1))
+
+
+def queries_keys_values(mixer, x):
+    return tuple(heads(p, x) for p in (mixer.qkv.q_heads, mixer.qkv.k_heads, mixer.qkv.v_heads))
+
+
+def recur(token, *inputs):
+    """o_t of (S_t, o_t) = token(S_{t-1}, *inputs_t) with S [V, K] from zero; inputs [B, T, H, ...].
+
+    `token` knows one row and one head. The last two inputs are k (or several) and v.
+    """
+
+    def one_head(*inputs):
+        k, v = inputs[-2:]
+        state = jnp.zeros((v.shape[-1], k.shape[-1]), v.dtype)
+        return jax.lax.scan(lambda state, inputs: token(state, *inputs), state, inputs)[1]
+
+    return jax.vmap(jax.vmap(one_head, in_axes=1, out_axes=1))(*inputs)
+
+
+def output(mixer, o, x):
+    """RMSNorm per head, gate, output projection."""
+    if mixer.out_norm is not None:
+        o = o / jnp.sqrt(jnp.mean(o**2, axis=-1, keepdims=True) + 1e-6)
+        o = o * mixer.out_norm.scale[...][None, None, None]
+    o = o.reshape(*x.shape[:2], -1)
+    if mixer.gate_proj is not None:
+        o = o * ACTIVATIONS["silu"](x @ mixer.gate_proj.kernel[...])
+    return o @ mixer.out_proj.kernel[...]
+
+
+def write_strengths(mixer, x):
+    largest = 2 if mixer.config.allow_neg_eigval else 1
+    return largest / (1 + jnp.exp(-(x @ mixer.beta_proj.kernel[...])))
+
+
+def householder(beta, k):
+    return jnp.eye(k.shape[-1], dtype=k.dtype) - beta * jnp.outer(k, k)
+
+
+def delta_net(mixer, x):
+    """Yang et al. 2024, section 2.2."""
+    q, k, v = queries_keys_values(mixer, x)
+
+    def token(state, q, beta, k, v):
+        state = state @ householder(beta, k) + beta * jnp.outer(v, k)
+        return state, state @ q * k.shape[-1] ** -0.5
+
+    return output(mixer, recur(token, q, write_strengths(mixer, x), k, v), x)
+
+
+def gated_delta_net(mixer, x):
+    """Yang, Kautz, Hatamizadeh 2025, eq. 10 and section 3.4; Mamba2's decay."""
+    q, k, v = queries_keys_values(mixer, x)
+    step = jnp.log1p(jnp.exp(x @ mixer.decay_proj.kernel[...] + mixer.dt_bias[...][None, None]))
+    alpha = jnp.exp(-jnp.exp(mixer.A_log[...])[None, None] * step)
+
+    def token(state, q, alpha, beta, k, v):
+        state = state @ (alpha * householder(beta, k)) + beta * jnp.outer(v, k)
+        return state, state @ q * k.shape[-1] ** -0.5
+
+    return output(mixer, recur(token, q, alpha, write_strengths(mixer, x), k, v), x)
+
+
+def delta_product(mixer, x):
+    """Siems et al. 2025, section 3: S_t = S_{t-1} A_t + B_t, from the products themselves."""
+    n, num_heads = mixer.config.num_householder, mixer.config.num_heads
+    q, *others = *queries_keys_values(mixer, x), write_strengths(mixer, x)
+    k, v, beta = (y.reshape(*y.shape[:2], num_heads, n, *y.shape[3:]) for y in others)
+
+    def token(state, q, beta, k, v):
+        transition, addition = jnp.eye(k.shape[-1], dtype=k.dtype), 0 * state
+        for j in range(n):
+            reflection = householder(beta[j], k[j])
+            transition = transition @ reflection
+            addition = addition @ reflection + beta[j] * jnp.outer(v[j], k[j])
+        state = state @ transition + addition
+        return state, state @ q * k.shape[-1] ** -0.5
+
+    return output(mixer, recur(token, q, beta, k, v), x)
+
+
+def gla(mixer, x):
+    """Yang et al. 2023, sections 4.1 and 4.4."""
+    q, k, v = queries_keys_values(mixer, x)
+    logits = x @ mixer.decay_down_proj.kernel[...] @ mixer.decay_up_proj.kernel[...]
+    logits = logits + mixer.decay_bias[...][None, None]
+    alpha = (1 / (1 + jnp.exp(-logits))) ** (1 / mixer.config.decay_temperature)
+
+    def token(state, q, alpha, k, v):
+        state = state * alpha[None] + jnp.outer(v, k)
+        return state, state @ q * k.shape[-1] ** -0.5
+
+    return output(mixer, recur(token, q, alpha.reshape(q.shape), k, v), x)
+
+
+def retnet(mixer, x):
+    """Sun et al. 2023, eqs. 5 and 8: (Q K^T * D) V with D_nm = gamma^(n - m)."""
+    q, k, v = queries_keys_values(mixer, x)
+    gamma = 1 - 2.0 ** (-5 - jnp.arange(q.shape[2]))
+    times = jnp.arange(x.shape[1])
+    distance = times[:, None] - times[None]
+    d = jnp.tril(gamma[:, None, None] ** jnp.maximum(distance, 0)[None])
+    scores = jnp.einsum("bihk,bjhk->bhij", rotate(q), rotate(k)) * q.shape[-1] ** -0.5
+    return output(mixer, jnp.einsum("bhij,bjhv->bihv", scores * d[None], v), x)
+
+
+def linear_attention(mixer, x):
+    """Katharopoulos et al. 2020, eq. 9, as a quadratic sum; without normaliser the numerator."""
+    q, k, v = queries_keys_values(mixer, x)
+    scores = jnp.tril(jnp.einsum("bihk,bjhk->bhij", q, k)) * q.shape[-1] ** -0.5
+    if mixer.config.normalize:
+        scores = scores / (scores.sum(-1, keepdims=True) + 1e-6)
+    return output(mixer, jnp.einsum("bhij,bjhv->bihv", scores, v), x)
+
+
+def rotate(y, base=10_000.0):
+    """Rotary positions by complex numbers (Su et al. 2021), halves convention."""
+    half, length = y.shape[-1] // 2, y.shape[1]
+    turns = jnp.arange(length)[:, None] * base ** (-jnp.arange(half) / half)[None]
+    rotor = jnp.exp(1j * turns)[None, :, None]
+    z = (y[..., :half] + 1j * y[..., half:]) * rotor
+    return jnp.concatenate([z.real, z.imag], axis=-1)
+
+
+def attention(mixer, x):
+    """Vaswani et al. 2017 over the tokens before, within the window; grouped heads."""
+    q, k, v = (
+        (x @ p.kernel[...]).reshape(*x.shape[:2], -1, mixer.head_dim)
+        for p in (mixer.q_proj, mixer.k_proj, mixer.v_proj)
+    )
+    group = q.shape[2] // k.shape[2]
+    q, k, v = rotate(q), rotate(jnp.repeat(k, group, axis=2)), jnp.repeat(v, group, axis=2)
+    scores = jnp.einsum("bihk,bjhk->bhij", q, k) * mixer.head_dim**-0.5
+    times = jnp.arange(x.shape[1])
+    distance = times[:, None] - times[None]
+    visible = (distance >= 0) & (distance < (mixer.config.window or len(times)))
+    weights = jax.nn.softmax(jnp.where(visible[None, None], scores, -jnp.inf), axis=-1)
+    o = jnp.einsum("bhij,bjhv->bihv", weights, v)
+    return o.reshape(*x.shape[:2], -1) @ mixer.out_proj.kernel[...]
+
+
+DEFINITIONS = {
+    "delta_net": delta_net,
+    "gated_delta_net": gated_delta_net,
+    "delta_product": delta_product,
+    "gla": gla,
+    "retnet": retnet,
+    "attention": attention,
+    "linear_attention": linear_attention,
+}
