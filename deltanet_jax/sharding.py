@@ -35,6 +35,7 @@ WEIGHTS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp/down_proj/kernel", ("hidden", "embed")),
     (r"beta_proj/kernel", ("embed", None)),
     (r"out_proj/kernel", ("heads", "embed")),
+    (r"bottleneck/\w+_proj/kernel", ("embed", None)),
     (r"conv/weight", (None, "heads")),
     (r"(\w+_norm)/scale", (None,)),
 )

@@ -24,6 +24,7 @@ MODEL = {
     "num_layers": ("int", "residual blocks, a multiple of the layer pattern's length"),
     "mlp_hidden_size": ("int", "width of the SwiGLU layers; 0 leaves them out"),
     "tie_embeddings": ("bool", "use the transposed embedding as head"),
+    "bottleneck": ("bool", "predict from the last position's vector alone"),
     "embed_dropout": ("float", "dropout on embeddings in training"),
     "init_std": ("float", "standard deviation of initial weights"),
     "norm_eps": ("float", "epsilon of every RMSNorm"),

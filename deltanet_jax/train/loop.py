@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
 from deltanet_jax import sharding
 from deltanet_jax.model import ModelConfig
@@ -26,7 +27,7 @@ from deltanet_jax.train.step import (
     init_state,
     model_graph,
     state_shardings,
-    sum_losses,
+    sum_and_predict,
     train_step,
 )
 from deltanet_jax.train.step_reader import StepReader
@@ -45,7 +46,7 @@ class Trainer:
         abstract_state: shapes, dtypes and shardings of the train state.
         init: () -> TrainState.
         train_step: (state, batch) -> (state, metrics); the old state's memory is reused.
-        eval_step: (weights, batch) -> Sums.
+        eval_step: (weights, batch) -> (Sums, predictions [B, T] int32).
     """
 
     def __init__(self, model_config: ModelConfig, config: TrainConfig, devices=None):
@@ -70,7 +71,9 @@ class Trainer:
         self.train_step = jax.jit(
             self._on_mesh(step), out_shardings=(shardings, None), donate_argnums=0
         )
-        self.eval_step = jax.jit(self._on_mesh(functools.partial(sum_losses, graph, loss_sizes)))
+        whole = NamedSharding(self.mesh, PartitionSpec())  # so that every process can read them
+        evaluate_batch = functools.partial(sum_and_predict, graph, loss_sizes)
+        self.eval_step = jax.jit(self._on_mesh(evaluate_batch), out_shardings=whole)
 
     def _on_mesh(self, function):
         """`function` for whole arrays; what must know the mesh (operators) finds it there."""

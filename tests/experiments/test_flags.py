@@ -19,6 +19,7 @@ VALUES = {
     "num_layers": (MQAR, 6),
     "mlp_hidden_size": (MQAR, 40),
     "tie_embeddings": (MQAR, True),
+    "bottleneck": (MQAR, True),
     "embed_dropout": (MQAR, 0.25),
     "init_std": (MQAR, 0.03),
     "norm_eps": (MQAR, 1e-5),
