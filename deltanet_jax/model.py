@@ -155,9 +155,7 @@ class LanguageModel(nnx.Module):
 
         self.period = nnx.List([stacked(mixer) for mixer in config.layer_pattern])
         self.bottleneck = (
-            Bottleneck(
-                config.d_model, init_std=config.init_std, norm_eps=config.norm_eps, **kinds
-            )
+            Bottleneck(config.d_model, init_std=config.init_std, norm_eps=config.norm_eps, **kinds)
             if config.bottleneck
             else None
         )

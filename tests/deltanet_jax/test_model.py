@@ -151,3 +151,9 @@ def test_rematerialisation_changes_nothing(remat):
     )
     for a, b in zip(ours, wanted, strict=True):
         assert_close("gradient", a, b, 1e-6)
+
+
+def test_a_bottleneck_reads_whole_sequences():
+    model = small_model(MIXERS["attention"], bottleneck=True)
+    with pytest.raises(ValueError, match="^state: wanted None, as a model with bottleneck"):
+        model(random_tokens(), state=model.init_state(2, 37))
