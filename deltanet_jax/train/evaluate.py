@@ -38,23 +38,50 @@ def evaluate(
     batch_size: int,
     mesh: Mesh,
 ) -> dict[str, float]:
-    """Mean loss (nats a prediction), accuracy and the task's own figures.
+    """Mean loss (nats a prediction), accuracy and the task's own figures."""
 
-    Sums of batches are added on the host in float64, in order, so the result does not depend on
-    how many batches there are.
+    def step(batch):
+        return eval_step(weights, put_batch(batch, mesh))
+
+    return _figures(task, *_collect(step, task, batch_size))
+
+
+def evaluate_members(
+    eval_step: Callable[[dict, dict], tuple[Sums, jax.Array]],
+    weights: dict,
+    task: Task,
+    batch_size: int,
+) -> list[dict[str, float]]:
+    """`evaluate` for several models at once: weights, and what is computed, have an axis [M]."""
+    totals, batches, predictions = _collect(
+        lambda batch: eval_step(weights, batch), task, batch_size
+    )
+    return [
+        _figures(task, totals[:, m], batches, [predicted[m] for predicted in predictions])
+        for m in range(totals.shape[1])
+    ]
+
+
+def _collect(
+    step: Callable[[Batch], tuple[Sums, jax.Array]], task: Task, batch_size: int
+) -> tuple[np.ndarray, list[Batch], list[np.ndarray]]:
+    """Total sums of all batches; batches and predictions, if the task scores predictions.
+
+    Sums are added on the host in float64, in order, so the result does not depend on how many
+    batches there are.
     """
-    totals = np.zeros(3, np.float64)
+    totals: np.ndarray | float = 0.0
     batches, predictions = [], []
     for batch in eval_batches(task, batch_size):
-        sums, predicted = eval_step(weights, put_batch(batch, mesh))
-        totals += np.asarray(jax.device_get(sums), np.float64)
+        sums, predicted = step(batch)
+        totals = totals + np.asarray(jax.device_get(sums), np.float64)
         if isinstance(task, ScoresPredictions):
             batches.append(batch)
             predictions.append(np.asarray(predicted))
-    return figures(task, totals, batches, predictions)
+    return totals, batches, predictions
 
 
-def figures(
+def _figures(
     task: Task, totals: np.ndarray, batches: Sequence[Batch], predictions: Sequence[np.ndarray]
 ) -> dict[str, float]:
     """What is reported of an evaluation.

@@ -124,7 +124,7 @@ def train(
     trainer = Trainer(model_config, config)
     if record is None:
         record = {"model": model_config.to_dict(), "train": config.to_dict()}
-    _write_record(workdir, record)
+    write_record(workdir, record)
 
     data = iter(task.train_dataset(config.batch_size))
     with Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints:
@@ -199,7 +199,7 @@ def _run(
     return state
 
 
-def _write_record(workdir: Path, record: dict) -> None:
+def write_record(workdir: Path, record: dict) -> None:
     """config.json and machine.json, before any work; refuses a workdir of another config."""
     path = workdir / "config.json"
     primary = jax.process_index() == 0

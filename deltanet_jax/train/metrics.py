@@ -5,6 +5,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -32,10 +33,7 @@ class MetricsLog:
             return
         path = directory / "metrics.jsonl"
         if path.exists():
-            rows = [r for r in read_metrics(path) if r["step"] <= step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in rows))
-            os.replace(temporary, path)
+            keep_rows(path, lambda row: row["step"] <= step)
         self._file = path.open("a")
         self._board = SummaryWriter(
             str(directory / "tensorboard"), purge_step=step + 1, write_to_disk=True
@@ -90,6 +88,14 @@ def read_metrics(path: Path) -> list[dict]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def keep_rows(path: Path, keep: Callable[[dict], bool]) -> None:
+    """Drops the other rows of a file of JSON lines, all at once."""
+    rows = [row for row in read_metrics(path) if keep(row)]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, path)
 
 
 class Progress:
