@@ -15,6 +15,7 @@ from deltanet_jax.mixers.base import MixerConfig
 from deltanet_jax.mixers.registry import MIXERS
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import TrainConfig
+from deltanet_jax.train.sweep import Member, grid
 from experiments.presets import PRESETS
 from experiments.run_config import RunConfig
 
@@ -110,6 +111,13 @@ GROUPS = {
     "mesh": MESH,
 }
 
+# Flag -> (type of its values, help). Combined in every way.
+SWEEP = {
+    "learning_rates": (float, "peak learning rates"),
+    "weight_decays": (float, "weight decays"),
+    "seeds": (int, "seeds of weights and dropout"),
+}
+
 _DEFINE = {
     "int": flags.DEFINE_integer,
     "float": flags.DEFINE_float,
@@ -157,6 +165,13 @@ def define_sample_flags() -> None:
     flags.DEFINE_integer("sample_tokens", 300, "tokens to sample; 0 samples none", lower_bound=0)
     flags.DEFINE_float("temperature", 0.8, "of sampling; 0 is greedy", lower_bound=0.0)
     flags.DEFINE_integer("sample_seed", 0, "seed of sampling", lower_bound=0)
+
+
+def define_sweep_flags() -> None:
+    """The grid of experiments.sweep."""
+    for name, (_, what) in SWEEP.items():
+        flags.DEFINE_list(name, None, f"{what} of the grid; the run's own by default")
+    flags.DEFINE_integer("members_at_once", 0, "runs side by side; 0 is all", lower_bound=0)
 
 
 def define_demo_flags() -> None:
@@ -252,6 +267,35 @@ def run_config_from_flags(values: dict[str, Any]) -> RunConfig:
         **of("train"),
     )
     return RunConfig(model=model, task=task, train=train)
+
+
+def members_from_flags(values: dict[str, Any], config: RunConfig) -> list[Member]:
+    """The runs of a sweep: every combination of the lists in SWEEP, by default `config`'s values.
+
+    Raises:
+        ValueError: a list that holds something else, or the same twice; the message starts with
+            the flag's name.
+    """
+    optimizer, seed = config.train.optimizer, config.train.seed
+    lists = [[optimizer.learning_rate], [optimizer.weight_decay], [seed]]
+    for i, (name, (kind, _)) in enumerate(SWEEP.items()):
+        if values.get(name) is None:
+            continue
+        given = ",".join(values[name])
+        try:
+            lists[i] = [kind(value) for value in values[name]]
+        except ValueError:
+            raise ValueError(f"{name}: wanted numbers ({kind.__name__}), got {given}") from None
+        if not lists[i] or len(set(lists[i])) < len(lists[i]):
+            raise ValueError(f"{name}: wanted different numbers, at least one, got {given}")
+        if not min(lists[i]) >= 0:
+            raise ValueError(f"{name}: wanted numbers of at least 0, got {given}")
+    least = config.train.optimizer.min_learning_rate
+    if not min(lists[0]) >= least:
+        raise ValueError(
+            f"learning_rates: wanted at least min_learning_rate = {least}, got {min(lists[0])}"
+        )
+    return grid(*lists)
 
 
 def _pattern(kinds: tuple[str, ...], old: tuple[MixerConfig, ...]) -> tuple[MixerConfig, ...]:
