@@ -14,27 +14,25 @@ CONFIG = NeedleConfig(
 
 
 class Scripted:
-    """Draws hay, order of keys, values and order of places that a person wrote down."""
+    """Draws hay, keys, values and places that a person wrote down."""
 
-    def __init__(self):
-        self.integer_draws = [np.array([[1, 2, 3, 4, 5, 6, 7, 1]]), np.array([[0, 3]])]
-        self.orders = [np.array([[2, 0, 3, 1]]), np.array([[1, 2, 0]])]
+    def __init__(self, *draws):
+        self.draws = [np.array(draw) for draw in draws]
 
     def integers(self, low, high, size, dtype=None):
-        drawn = self.integer_draws.pop(0)
-        assert drawn.shape == size and (drawn >= low).all() and (drawn < high).all()
+        drawn = self.draws.pop(0)
+        assert drawn.shape == np.zeros(size).shape and (low <= drawn).all() and (drawn < high).all()
         return drawn
 
-    def random(self, size):
-        order = self.orders.pop(0)
-        assert order.shape == size
-        return np.argsort(order, axis=1) / 10
+    def permuted(self, x, axis):
+        return x
 
 
 def test_a_haystack_by_hand():
     """V = 16: hay 1 .. 7, keys 8 .. 11, values 12 .. 15. Key 10 has value 12, key 8 has 15."""
     config = NeedleConfig(vocab_size=16, seq_len=8, num_needles=2)
-    made = haystacks(Scripted(), config, 1, 8)
+    script = Scripted([[1, 2, 3, 4, 5, 6, 7, 1]], [2], [0], [[0, 3]], [1], [2])
+    made = haystacks(script, config, 1, 8)
     assert made["inputs"].tolist() == [[1, 2, 10, 12, 8, 15, 7, 10]]
     assert made["targets"][0, -1] == 12
     assert made["weights"].tolist() == [[0] * 7 + [1]]

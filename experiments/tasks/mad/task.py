@@ -11,10 +11,9 @@ from deltanet_jax.config import check_at_least, check_one_of
 from deltanet_jax.train.task import Batch
 from experiments.tasks.base import TaskConfig
 from experiments.tasks.mad.generators import GENERATORS, MOTIF_LENGTH, NOISE_IDS
-from experiments.tasks.synthetic import SyntheticTask, unlike
+from experiments.tasks.synthetic import SyntheticTask, in_blocks, unlike
 
 SCORED_BATCH = 128
-BLOCK = 512  # examples made at a time: their intermediate arrays stay small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +83,8 @@ class MADTask(SyntheticTask):
         rng = np.random.default_rng(config.data_seed)
 
         def draw(count: int, training: bool = False) -> dict[str, np.ndarray]:
-            sizes = [min(BLOCK, count - i) for i in range(0, count, BLOCK)]
             generate = GENERATORS[config.problem]
-            parts = [generate(rng, config, size, training) for size in sizes]
-            return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+            return in_blocks(lambda n: generate(rng, config, n, training), count)
 
         train = draw(config.num_train_examples, training=True)
         held_out = unlike(train["inputs"], draw, config.num_eval_examples, "inputs")
