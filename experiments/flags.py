@@ -133,23 +133,27 @@ def define_workdir(required: bool = True) -> flags.FlagHolder:
 
 
 def define_run_flags() -> None:
-    """The flags of experiments.main."""
+    """The preset and every option of a run."""
     flags.DEFINE_enum("preset", None, sorted(PRESETS), "the run to start from", required=True)
     flags.DEFINE_list("layer_pattern", None, f"mixers of one period, of {sorted(MIXERS)}")
     for group in GROUPS.values():
         for name, (kind, text) in group.items():
             _DEFINE[kind](name, None, text)
-    define_sample_flags()
 
 
-def define_platform_flags() -> None:
-    """What a run asks of its machines, and what it shows of itself; none of it is in its config."""
+def define_compilation_flags() -> None:
+    """How programs are compiled."""
     flags.DEFINE_bool("deterministic", False, "the same bits in every process, on GPUs too; slower")
     flags.DEFINE_string(
         "compilation_cache_dir",
         "~/.cache/deltanet_jax",
         "where compiled programs are kept between runs; empty keeps none",
     )
+
+
+def define_platform_flags() -> None:
+    """What a run asks of its machines, and what it shows of itself; none of it is in its config."""
+    define_compilation_flags()
     flags.DEFINE_integer("dry_run", 0, "plan for so many devices, print the plan and stop", 0)
     flags.DEFINE_float("device_memory_gib", None, "memory that a planned run must fit in")
     flags.DEFINE_list("profile_steps", None, "FIRST,LAST steps to trace, into WORKDIR/profile")

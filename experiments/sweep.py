@@ -5,9 +5,9 @@
     python -m experiments.sweep --preset=NAME --workdir=DIR --learning_rates=1e-4,1e-3 --seeds=0,1
 
 Learning rates, weight decays and seeds are trained side by side on one device
-(deltanet_jax/train/sweep.py); every other flag is that of experiments.main. The same command on the
-same workdir resumes. `runs.jsonl` there has a row for every run and evaluation; the best learning
-rate and weight decay are printed at the end.
+(deltanet_jax/train/sweep.py); the options of a run are those of experiments.main. The same command
+on the same workdir resumes. `runs.jsonl` there has a row for every run and evaluation; the best
+learning rate and weight decay are printed at the end.
 """
 
 import json
@@ -21,7 +21,7 @@ from deltanet_jax.train.loop import write_record
 from deltanet_jax.train.sweep import Member, RunTable, check_one_device, train_members
 from experiments import platform
 from experiments.flags import (
-    define_platform_flags,
+    define_compilation_flags,
     define_run_flags,
     define_sweep_flags,
     define_workdir,
@@ -109,6 +109,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     define_workdir()
     define_run_flags()
-    define_platform_flags()
+    define_compilation_flags()
     define_sweep_flags()
     app.run(main)

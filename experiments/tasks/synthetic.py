@@ -135,6 +135,11 @@ def distinct(rng: np.random.Generator, rows: int, size: int, count: int) -> np.n
     return rng.permuted(chosen, axis=1)
 
 
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+    """Of arrays of one shape; summed in float64."""
+    return float(np.sum(values * weights, dtype=np.float64) / np.sum(weights, dtype=np.float64))
+
+
 def accuracy_by_length(right: np.ndarray, weights: np.ndarray, seq_len: int) -> dict[str, float]:
     """Share of right answers at positions up to seq_len, from there to 2 seq_len, and so on.
 
@@ -149,6 +154,5 @@ def accuracy_by_length(right: np.ndarray, weights: np.ndarray, seq_len: int) -> 
     result = {}
     for start, factor in zip(starts, LENGTHS, strict=True):
         part = slice(start, factor * seq_len)
-        counted = weights[:, part]
-        result[f"accuracy_{factor}x"] = float((right[:, part] * counted).sum() / counted.sum())
+        result[f"accuracy_{factor}x"] = weighted_mean(right[:, part], weights[:, part])
     return result

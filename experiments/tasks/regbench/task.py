@@ -18,7 +18,7 @@ from experiments.tasks.regbench.automata import (
     draw_automata,
     draw_strings,
 )
-from experiments.tasks.synthetic import SyntheticTask, unlike
+from experiments.tasks.synthetic import SyntheticTask, unlike, weighted_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,7 @@ class RegBenchTask(SyntheticTask):
     def score(self, examples: Batch, predictions: np.ndarray) -> dict[str, float]:
         """Share of predictions that some string of the automaton goes on with."""
         legal = (examples["legal"] >> predictions) & 1
-        weights = examples["weights"]
-        return {"dfa_accuracy": float((legal * weights).sum() / weights.sum())}
+        return {"dfa_accuracy": weighted_mean(legal, examples["weights"])}
 
 
 def _with_key(automata: Automata) -> dict[str, np.ndarray]:
