@@ -44,20 +44,15 @@ def cross_entropy_sums(
 
 
 def cross_entropy_sums_and_predictions(
-    features: Float[Array, "B T D"],
-    kernel: Float[Array, "D vocab_size"],
-    targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
-    *,
-    positions: int,
-    pieces: int = 1,
+    *arrays: Array, positions: int, pieces: int = 1
 ) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, "B T"]]:
     """`cross_entropy_sums` and, at every position, the id of the largest logit; for evaluation.
 
-    Not meant to be differentiated: the gradients are not made chunk by chunk here.
+    Takes the same arguments. Not meant to be differentiated: the gradients would not be made chunk
+    by chunk.
     """
-    sizes = pieces, min(positions, features.shape[1] // pieces)
-    (loss, correct), predictions = _scan(features, kernel, targets, weights, sizes, gradients=False)
+    sizes = pieces, min(positions, arrays[0].shape[1] // pieces)
+    (loss, correct), predictions = _scan(*arrays, sizes, gradients=False)
     return loss, correct, predictions
 
 
