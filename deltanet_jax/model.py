@@ -49,6 +49,9 @@ class ModelConfig(Config):
         param_dtype, compute_dtype: of stored weights and of activations.
         remat: what a layer keeps for its backward pass. "none": everything; "products": matrix
             products and the mixers' read-outs, the rest is computed again; "full": its input.
+        scan_unroll: periods laid out one after another in each step of the scan over depth. All of
+            them (num_layers / len(layer_pattern)) is the fastest: what layers keep is not copied to
+            and from arrays of all layers. Program and compile time grow with it.
     """
 
     vocab_size: int
@@ -64,6 +67,7 @@ class ModelConfig(Config):
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     remat: str = "none"
+    scan_unroll: int = 1
 
     def __post_init__(self):
         for name in ("vocab_size", "d_model", "num_layers"):
@@ -81,6 +85,7 @@ class ModelConfig(Config):
             raise ValueError(f"embed_dropout: wanted [0, 1), got {self.embed_dropout}")
         check_at_least(self, "norm_eps", 0)
         check_at_least(self, "init_std", 0)
+        check_at_least(self, "scan_unroll", 1)
         check_one_of(self, "param_dtype", DTYPES)
         check_one_of(self, "compute_dtype", DTYPES)
         check_one_of(self, "remat", tuple(REMAT_POLICIES))
@@ -202,11 +207,12 @@ class LanguageModel(nnx.Module):
                 new_states.append(new)
             return x, None if states is None else tuple(new_states)
 
+        unroll = min(self.config.scan_unroll, self.repeats)
         if self.config.remat != "none":
-            # A scan already keeps XLA from merging the two computations of a layer.
             policy = REMAT_POLICIES[self.config.remat]
-            period = jax.checkpoint(period, policy=policy, prevent_cse=False)
-        x, state = jax.lax.scan(period, x, (weights, state))
+            # A loop already keeps XLA from merging the two computations of a layer.
+            period = jax.checkpoint(period, policy=policy, prevent_cse=unroll == self.repeats)
+        x, state = jax.lax.scan(period, x, (weights, state), unroll=unroll)
         if self.bottleneck is not None:
             x = self.bottleneck(x)
         return self.final_norm(x), state

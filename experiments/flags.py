@@ -32,6 +32,7 @@ MODEL = {
     "param_dtype": ("str", "dtype of stored weights"),
     "compute_dtype": ("str", "dtype of activations"),
     "remat": ("str", "what a layer keeps for its backward pass: none (all), products, full"),
+    "scan_unroll": ("int", "periods laid out in each step of the scan over depth; all: fastest"),
 }
 MIXER = {  # given to every mixer of the pattern that has the option
     "num_heads": ("int", "heads"),
@@ -229,6 +230,7 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_list("implementations", ["ours", "fla"], "ours, fla")
     flags.DEFINE_string("param_dtype", "float32", "dtype of stored weights and optimiser state")
     flags.DEFINE_string("remat", "products", "what a layer keeps: none, products, full")
+    flags.DEFINE_integer("scan_unroll", 24, "periods laid out in each step of the scan over depth")
     flags.DEFINE_integer("steps", 20, "timed steps", lower_bound=1)
     flags.DEFINE_float("case_seconds", 600.0, "a case that takes longer fails", lower_bound=1.0)
     flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/train.jsonl")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.norm import l1_norm, l2_norm
-from deltanet_jax.layers.short_conv import ShortConv
+from deltanet_jax.layers.short_conv import ShortConv, activate_and_normalize
 from pallas_kernels.short_conv.api import ACTIVATIONS as FUSED_ACTIVATIONS
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -65,13 +65,18 @@ class HeadProjection(nnx.Module):
         y = self.proj(x)
         new_state = ()
         activation, norm = self.activation, self.norm
-        if self.conv is not None:  # with what of the rest it can do in the same pass
-            options = {}
-            if activation in FUSED_ACTIVATIONS:
-                options["activation"], activation = activation, "identity"
-                if norm == "l2":
-                    options["norm_size"], norm = self.head_dim, None
+        # With what of the rest can be done in the same pass.
+        options = {}
+        if activation in FUSED_ACTIVATIONS:
+            options["activation"], activation = activation, "identity"
+            if norm == "l2":
+                options["norm_size"], norm = self.head_dim, None
+        if self.conv is not None:
             y, new_state = self.conv(y, segment_ids=segment_ids, state=state, **options)
+        elif "norm_size" in options:
+            y = activate_and_normalize(y, **options)
+        else:
+            activation = self.activation
         y = ACTIVATIONS[activation](y)
         y = y.reshape(*y.shape[:2], self.num_heads, self.head_dim)
         return y if norm is None else NORMS[norm](y), new_state

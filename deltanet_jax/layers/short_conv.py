@@ -14,6 +14,19 @@ from pallas_kernels import short_conv, short_conv_sharded
 from pallas_kernels._common.segments import number_segments
 
 
+def _operator():
+    axes = operator_axes()
+    return short_conv if axes is None else functools.partial(short_conv_sharded, **axes)
+
+
+def activate_and_normalize(
+    x: Float[Array, "B T D"], *, activation: str, norm_size: int
+) -> Float[Array, "B T D"]:
+    """What `pallas_kernels.short_conv` does after the convolution, in one pass: with one tap, 1."""
+    one = jnp.ones((1, x.shape[-1]), jnp.float32)
+    return _operator()(x, one, activation=activation, norm_size=norm_size)
+
+
 class ShortConv(nnx.Module):
     """y_t = sum_{j<W} weight_j * x_{t-j}, each channel on its own; taps stop at segment starts.
 
@@ -62,9 +75,7 @@ class ShortConv(nnx.Module):
             ids = jnp.pad(number_segments(segment_ids), ((0, 0), (past, 0)))
 
         if state is None:
-            axes = operator_axes()
-            run = short_conv if axes is None else functools.partial(short_conv_sharded, **axes)
-            y = run(x, weight, segment_ids=segment_ids, **options)
+            y = _operator()(x, weight, segment_ids=segment_ids, **options)
         else:  # decoding: few tokens
             y = short_conv(extended, weight, segment_ids=ids, implementation="xla", **options)
             y = y[:, past:]

@@ -25,7 +25,8 @@ from deltanet_jax.train.loop import Trainer
 from deltanet_jax.train.memory import estimate
 from deltanet_jax.train.optimizer import make_optimizer
 from experiments.benchmarks import aot
-from pallas_kernels.delta_rule import api
+from pallas_kernels.delta_rule import api as delta_rule
+from pallas_kernels.short_conv import api as short_conv
 
 TOLERANCE = 0.1
 # remat, param_dtype, rows, tokens
@@ -60,8 +61,10 @@ def main() -> int:
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
     aot.use_wheels_ptxas()
     # No GPU is here to ask whether it takes the kernels; the one compiled for does.
-    kernels = dataclasses.replace(api.IMPLEMENTATIONS[0], unsupported=lambda *a, **k: None)
-    api.IMPLEMENTATIONS = (kernels, *api.IMPLEMENTATIONS[1:])
+    for operator in (delta_rule, short_conv):
+        kernels, *others = operator.IMPLEMENTATIONS
+        kernels = dataclasses.replace(kernels, unsupported=lambda *a, **k: None)
+        operator.IMPLEMENTATIONS = (kernels, *others)
     topology = topologies.get_topology_desc(
         platform="cuda", topology_name="h200", topology="1x1x1", target_config=aot.TARGET
     )

@@ -17,6 +17,7 @@ from experiments.benchmarks.operation import (
     rms_error,
     timed_call,
 )
+from pallas_kernels import short_conv
 
 
 def inputs(key: jax.Array, shape: Shape) -> Inputs:
@@ -28,8 +29,19 @@ def inputs(key: jax.Array, shape: Shape) -> Inputs:
     return Inputs(arrays[:2], arrays[2:])
 
 
-def run(q, k) -> Arrays:
+def xla(q, k) -> Arrays:
     return l2_norm(q), l2_norm(k)
+
+
+def pallas(q, k) -> Arrays:
+    """By the short convolution's kernels, with one tap that is 1, as `activate_and_normalize`."""
+
+    def norm(x):
+        one = jnp.ones((1, x.shape[2] * x.shape[3]), jnp.float32)
+        flat = x.reshape(*x.shape[:2], -1)
+        return short_conv(flat, one, norm_size=x.shape[3], implementation="pallas").reshape(x.shape)
+
+    return norm(q), norm(k)
 
 
 def definition(q, k) -> Arrays:
@@ -72,10 +84,10 @@ L2_NORM = Operation(
     reduced_shapes=({"B": 2, "T": 64, "H": 2, "K": 64},),
     modes=("forward", "vjp"),
     make_inputs=inputs,
-    implementations={"xla": run},
+    implementations={"pallas": pallas, "xla": xla},
     outputs=("q", "k"),
     arguments=("q", "k"),
     reference=reference,
     flop=flop,
-    peers={"fla": Peer(_fla)},
+    peers={"xla": Peer(lambda: xla, framework="jax"), "fla": Peer(_fla)},
 )

@@ -45,7 +45,7 @@ class Case:
         implementation: "ours" or "fla".
         rows, columns: of the batch, tokens = rows x columns.
         param_dtype: of stored weights and so of the optimiser's state.
-        remat: of ModelConfig.
+        remat, scan_unroll: of ModelConfig.
         steps: timed.
     """
 
@@ -55,6 +55,7 @@ class Case:
     columns: int
     param_dtype: str
     remat: str
+    scan_unroll: int
     steps: int
 
 
@@ -62,7 +63,7 @@ def time_ours(case: Case, devices=None, **changes) -> dict[str, object]:
     """One row, on `devices` (all by default); `changes` of the model are for trying out."""
     start = time.perf_counter()
     model = PRESETS[case.preset]().model.replace(
-        param_dtype=case.param_dtype, remat=case.remat, **changes
+        param_dtype=case.param_dtype, remat=case.remat, scan_unroll=case.scan_unroll, **changes
     )
     config = TrainConfig(
         num_steps=1000,
@@ -150,6 +151,7 @@ def cases(values: flags.FlagValues) -> list[Case]:
                         columns,
                         values.param_dtype,
                         values.remat,
+                        values.scan_unroll,
                         values.steps,
                     )
                 )

@@ -96,9 +96,9 @@ def delta_rule(
         chunk_size: tokens a chunk of "xla", 16, 32, 64 or 128. Changes speed and rounding only;
             the kernels' chunks have 64 tokens whatever it is.
         sequence_pieces: into how many pieces "pallas" cuts a long row of few heads, to go through
-            them side by side; a divisor of T / 64. None chooses (1 below 32,768 tokens or above 16
-            heads); 1 gives the bits of the row's parts run one after the other. The other
-            implementations cut nothing and ignore it.
+            them side by side; a divisor of T / 64. None chooses: 1 below 32,768 tokens (16,384 with
+            K > 128) or above 16 heads. 1 gives the bits of the row's parts run one after the other.
+            The other implementations cut nothing and ignore it.
         residuals: what the backward pass of "pallas" finds ready beside its inputs: "recompute",
             little, or "save", what the forward pass came by: 2 V + K V / 32 + 384 bytes a token and
             head. Same bits; the others ignore it.

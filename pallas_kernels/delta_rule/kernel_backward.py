@@ -109,13 +109,13 @@ def backward(
     Float[Array, "B H T2"],
     Float[Array, "B H K V"],
 ]:
-    """dQ, dK, dV in the inputs' dtype, dbeta in float32, the initial state's cotangent over scale.
+    """dQ, dK, dV in the inputs' dtype, dbeta in float32, and the initial state's cotangent.
 
     Args:
         q, k, do: bfloat16 or float16; K = V = 128, T a multiple of 8.
         beta: float32, padded with zeros to whole chunks.
         d: prediction errors; states: what enters each chunk, transposed; tiles: (-N)^T and P.
-        dfinal_state: float32, over `scale`.
+        dfinal_state: float32.
     """
     batch, _, heads, key_size = q.shape
     chunks = beta.shape[-1] // CHUNK
@@ -273,10 +273,10 @@ def backward(
                 def _(head):
                     first = head * chunks
                     b, h, *_ = place(first)
-                    carry = load_transposed(carry_ref.at[b, h, :, inside])
+                    carry = load_transposed(carry_ref.at[b, h, :, inside], over=scale)
                     share(first, carry)
                     carry = lax.fori_loop(first, first + chunks, step, carry)
-                    store_transposed(carry_out_ref.at[b, h, :, inside], carry)
+                    store_transposed(carry_out_ref.at[b, h, :, inside], carry, times=scale)
 
                 plgpu.wait_smem_to_gmem(0)
 

@@ -281,33 +281,30 @@ def _store_correction(kind, transforms, parts):
             row = arith.addi(lane.warp, i32(distance))
             return arith.shli(arith.minui(row, i32(WARPS - 1)), i32(4))
 
-        def add_product(sums, operand, rows, columns):
-            """Adds X Z^T, X in registers and Z the shared block that starts there.
-
-            Two sums of each tile, of large and of small products: two short chains instead of a
-            long one.
-            """
+        def load(rows, columns):
+            """The shared block that starts there: of each 8 rows, words of both parts."""
+            block = []
             for c in range(2):
                 row = arith.addi(rows, arith.addi(lane.group, i32(8 * c)))
-                high, low = (
-                    [
-                        shared.load(
-                            part, row, arith.addi(columns, arith.addi(lane.pair, i32(8 * half)))
-                        )
-                        for half in range(2)
-                    ]
-                    for part in range(2)
-                )
-                pairs = ((operand[0], high), (operand[0], low), (operand[1], high))
-                for size, (x, z) in zip((0, 1, 1), pairs, strict=True):
-                    sums[size][c] = _mma(sums[size][c], x, z)
+                places = [arith.addi(columns, arith.addi(lane.pair, i32(8 * h))) for h in range(2)]
+                block.append([[shared.load(part, row, x) for x in places] for part in range(2)])
+            return block
 
-        def no_sums():
-            return [[[zero()] * 4 for _ in range(2)] for _ in range(2)]
+        def add_product(sums, operand, z):
+            """Adds X Z^T, X in registers, to sums of a tile that are themselves to be added: of
+            large products, and one or two of small ones. Short chains instead of a long one."""
+            for c, (high, low) in enumerate(z):
+                pairs = ((operand[0], high), (operand[0], low), (operand[1], high))
+                for size, (x, y) in enumerate(pairs):
+                    size = min(size, len(sums) - 1)
+                    sums[size][c] = _mma(sums[size][c], x, y)
+
+        def no_sums(count):
+            return [[[zero()] * 4 for _ in range(2)] for _ in range(count)]
 
         def as_block(sums):
             return {
-                (h, c, e): arith.addf(sums[0][c][2 * h + e], sums[1][c][2 * h + e])
+                (h, c, e): functools.reduce(arith.addf, [x[c][2 * h + e] for x in sums])
                 for h, c, e in _ENTRIES
             }
 
@@ -330,24 +327,39 @@ def _store_correction(kind, transforms, parts):
                         word = arith.select(inside, word, i32(0))
                     store_word(arith.addi(out, offset), word)
 
-        # From here on blocks are transposed: (-N)_ij^T of block column j = warp.
-        words = _transpose(_words({**dict.fromkeys(_ENTRIES, zero()), **diagonal}))
-        emit(0, words)
-        operands = [_operand(words)]
+        def load_for(distance):
+            """What the block at `distance` is multiplied with, and D for the next one."""
+            later = range(distance + 1, WARPS)
+            column = block_row(distance)
+            next_rows = block_row(distance + 1)
+            return {i: load(block_row(i), column) for i in later}, load(next_rows, next_rows)
+
+        # From here on blocks are transposed: (-N)_ij^T of block column j = warp. As soon as one is
+        # there, its products are added to the sums of all that follow.
+        sums = {}
         for distance in range(1, WARPS):
-            rows = block_row(distance)
-            sums, outer = no_sums(), no_sums()
+            sums[distance] = no_sums(2)
             # -L_ij^T is -K K^T's block (j, i).
             above = minus_gram[distance:]
             for h, c, e in _ENTRIES:
-                sums[0][c][2 * h + e] = lane.choose([block[h, c, e] for block in above])
-            for l, operand in enumerate(operands):
-                add_product(sums, operand, rows, block_row(l))
-            add_product(outer, _operand(_words(as_block(sums))), rows, rows)
+                sums[distance][0][c][2 * h + e] = lane.choose([block[h, c, e] for block in above])
+        factors, next_d = load_for(0)
+        block = None
+        words = _transpose(_words({**dict.fromkeys(_ENTRIES, zero()), **diagonal}))
+        for distance in range(WARPS):
+            operand = _operand(words)
+            for later, factor in factors.items():
+                add_product(sums[later], operand, factor)
+            if distance == WARPS - 1:
+                emit(distance, words, block)
+                break
+            outer = no_sums(3)
+            add_product(outer, _operand(_words(as_block(sums[distance + 1]))), next_d)
+            # In the shadow of that product.
+            emit(distance, words, block)
+            factors, next_d = load_for(distance + 1)
             block = as_block(outer)
             words = _words(block)
-            emit(distance, words, block)
-            operands.append(_operand(words))
         return ()
 
     return store

@@ -41,6 +41,7 @@ from pallas_kernels.delta_rule.kernel_prepare import (
     tile_names,
 )
 from pallas_kernels.delta_rule.kernel_serial import BLOCK_V, serial_kernel
+from pallas_kernels.delta_rule.kernel_tiles import split
 
 # With fewer heads than this, programs are few and a chunk's latency is all: tiles come from
 # `prepare` and every block of values gets its own program.
@@ -76,18 +77,19 @@ def _pass_on(carry, tiles):
     return jnp.where(keeps > 0, carry, 0.0)
 
 
-def _add_correction(x, x_beta, tiles, dtype, *, split, transposed=False):
-    """x + x_beta (-N)^T (transposed: -N), both factors in two parts if `split`."""
+def _add_correction(x, x_beta, tiles, dtype, *, in_parts, transposed=False):
+    """x + x_beta (-N)^T (transposed: -N), both factors in two parts if `in_parts`."""
 
     def tile(name):
         return tiles[name].T if transposed else tiles[name]
 
-    rounded = x_beta.astype(dtype)
-    pairs = [(rounded, tile("correction"))]
-    if split:
-        rest = (x_beta - rounded.astype(jnp.float32)).astype(dtype)
-        pairs += [(rounded, tile("remainder")), (rest, tile("correction"))]
-    return add_matmul(x, *pairs)
+    if not in_parts:
+        return add_matmul(x, (x_beta.astype(dtype), tile("correction")))
+    # Not x_beta - rounded: the compiler would make the product with beta part of the difference,
+    # here and not in kernel_backward.py, and the same row would not have the same bits in both.
+    rounded, rest = split(x_beta, dtype)
+    pairs = (rounded, "correction"), (rounded, "remainder"), (rest, "correction")
+    return add_matmul(x, *((factor, tile(name)) for factor, name in pairs))
 
 
 def _errors(tiles, read, inside, dtype):
@@ -95,7 +97,8 @@ def _errors(tiles, read, inside, dtype):
     v = plgpu.load(tiles["v"].at[:, inside].T, layout=WGMMA, optimized=False)
     beta = _beta(tiles)
     error = v.astype(jnp.float32) - _only(read, tiles, 0)
-    d = _add_correction(error, error * beta, tiles, dtype, split=kernel_prepare.SPLIT_FORWARD)
+    in_parts = kernel_prepare.SPLIT_FORWARD
+    d = _add_correction(error, error * beta, tiles, dtype, in_parts=in_parts)
     return d, d * beta
 
 
@@ -260,7 +263,7 @@ class Cotangents(NamedTuple):
     dv: Float[Array, "B T H V"] | None
     dbeta: Float[Array, "B H T2"] | None
     dstates: Float[Array, "B H N V K"] | None  # over scale, transposed, leaving each chunk
-    dinitial_state: Float[Array, "B H K V"]  # over scale
+    dinitial_state: Float[Array, "B H K V"]
 
 
 def cotangents(
@@ -275,7 +278,7 @@ def cotangents(
     *,
     scale: float,
 ) -> Cotangents:
-    """The reverse pass. `dfinal_state` is over `scale`; without `d`, dinitial_state is all."""
+    """The reverse pass; without `d`, dinitial_state is all."""
     dtype = do.dtype
     batch, heads, key_size, value_size = dfinal_state.shape
 
@@ -291,8 +294,8 @@ def cotangents(
             do_reads = _only(do_reads, tiles, 0).astype(dtype)
         du = add_matmul(_only(du, tiles, 1), (do_t, tiles["scores"]))
         beta = _beta(tiles)
-        split = kernel_prepare.SPLIT_REVERSE
-        dx = _add_correction(du, du * beta, tiles, dtype, split=split, transposed=True)
+        in_parts = kernel_prepare.SPLIT_REVERSE
+        dx = _add_correction(du, du * beta, tiles, dtype, in_parts=in_parts, transposed=True)
         dv = dx * beta
         minus_dv = _only(-dv, tiles, 0).astype(dtype)
         carry = _pass_on(carry, tiles)
@@ -324,6 +327,7 @@ def cotangents(
         types,
         warpgroups=1 if _few(q) else warpgroups_of(value_size),
         reverse=True,
+        unit=scale,
     )
     dbeta = stored.get("dbeta")
     if dbeta is not None:  # always added in this order, that of kernel_backward.py

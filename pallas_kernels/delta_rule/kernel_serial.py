@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from pallas_kernels.delta_rule import kernel_correction
-from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, load_row, make_tiles, smem
+from pallas_kernels.delta_rule.kernel_prepare import CHUNK, load_row, make_tiles, smem
 from pallas_kernels.delta_rule.kernel_ptx import column_sums
+from pallas_kernels.delta_rule.kernel_tiles import load_transposed, store_transposed
 
 BLOCK_V = 64
 MADE_STAGES = 2
@@ -68,7 +69,9 @@ def plan(operands, out_types, warpgroups, made=()) -> tuple[int, int] | None:
     return None
 
 
-def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=False, made=()):
+def serial_kernel(
+    body, operands, carry_in, out_types, *, warpgroups, reverse=False, made=(), unit=1.0
+):
     """Runs `body` over the chunks of every head, carrying a [V, K] matrix.
 
     Args:
@@ -84,15 +87,15 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
         warpgroups: consumers a program at most.
         made: names of tiles that one more warpgroup makes, one chunk ahead of `body`; those among
             `out_types` are stored.
+        unit: what is carried is `carry_in` over this.
     Returns:
         (name -> output, final carry [B, H, K, V] float32).
     """
     warpgroups, stages = plan(operands, out_types, warpgroups, made)
     make = bool(made)
-    carry_in = jnp.swapaxes(carry_in, -1, -2)
     carry_type = jax.ShapeDtypeStruct(carry_in.shape, jnp.float32)
     names = list(operands)
-    batch, heads, value_size, key_size = carry_in.shape
+    batch, heads, key_size, value_size = carry_in.shape
     chunks = operands["beta"][0].shape[-1] // CHUNK
     dtype = operands["k"][0].dtype
     block = warpgroups * BLOCK_V
@@ -137,7 +140,7 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
                 plgpu.set_max_registers(192 if make else 240, action="increase")
                 inside = pl.ds(wg * BLOCK_V, BLOCK_V)
                 values = pl.ds(g * block + wg * BLOCK_V, BLOCK_V)
-                carry = plgpu.load(carry_ref.at[b, h, values], layout=WGMMA, optimized=False)
+                carry = load_transposed(carry_ref.at[b, h, :, values], over=unit)
 
                 def step(i, carry):
                     slot, made_slot = (lax.rem(i, jnp.int32(x)) for x in (stages, MADE_STAGES))
@@ -173,7 +176,7 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
                     return carry
 
                 carry = lax.fori_loop(0, chunks, step, carry)
-                carry_out_ref[b, h, values] = carry
+                store_transposed(carry_out_ref.at[b, h, :, values], carry, times=unit)
                 plgpu.wait_smem_to_gmem(0)
 
             @pl.when(wg == warpgroups)
@@ -265,4 +268,4 @@ def serial_kernel(body, operands, carry_in, out_types, *, warpgroups, reverse=Fa
         thread_name="wg",
         compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=0),
     )(*(x for x, _ in operands.values()), carry_in)
-    return dict(zip(out_types, outputs, strict=False)), jnp.swapaxes(outputs[-1], -1, -2)
+    return dict(zip(out_types, outputs, strict=False)), outputs[-1]

@@ -193,9 +193,10 @@ def _load_transposed(width):
     return load
 
 
-def load_transposed(ref) -> Float[Array, "64 K"]:
-    """The transpose of ref, [K, 64] float32 in device memory."""
-    return _load_transposed(ref.shape[0])(ref)
+def load_transposed(ref, *, over: float = 1.0) -> Float[Array, "64 K"]:
+    """The transpose of ref, [K, 64] float32 in device memory, over a constant."""
+    x = _load_transposed(ref.shape[0])(ref)
+    return x if over == 1 else x * (1 / over)
 
 
 @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA))
@@ -207,6 +208,6 @@ def _store_transposed(ctx, ref, x: mgpu.FragmentedArray):
     return ()
 
 
-def store_transposed(ref, x: jax.Array):
-    """Stores the transpose of x, [64, K], at ref in device memory."""
-    _store_transposed(ref, x)
+def store_transposed(ref, x: jax.Array, *, times: float = 1.0):
+    """Stores the transpose of x, [64, K], times a constant, at ref in device memory."""
+    _store_transposed(ref, x if times == 1 else x * times)

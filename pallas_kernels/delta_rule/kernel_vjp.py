@@ -28,11 +28,13 @@ from pallas_kernels.delta_rule import (
     kernel_passes,
     kernel_prepare,
 )
-from pallas_kernels.delta_rule.kernel_prepare import CHUNK
+from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WIDE
 from pallas_kernels.delta_rule.kernel_support import KEY_SIZES
 
 PIECES = 4
-LONG = 32768  # tokens from which a row of few heads is cut into pieces
+# Tokens from which a row of few heads is cut into pieces; of heads with K > 128, whose chunks take
+# longer, the second.
+LONG, LONG_WIDE = 32768, 16384
 
 
 def _pad(x: jax.Array, sizes: dict[int, int]) -> jax.Array:
@@ -46,13 +48,14 @@ def _pad_beta(beta: Float[Array, "B T H"]) -> Float[Array, "B H T2"]:
     return jnp.swapaxes(_pad(beta.astype(jnp.float32), {1: length}), 1, 2)
 
 
-def _pieces(length: int, heads: int) -> int:
+def _pieces(length: int, heads: int, key_size: int) -> int:
     """Into how many pieces a row is cut, to be gone through side by side, unless the caller says.
 
     Worth it (the row is gone through twice) only for few heads and many tokens. Not a function of
     the batch: the same row gives the same bits in any batch.
     """
-    return PIECES if length % (PIECES * CHUNK) == 0 and length >= LONG and heads <= 16 else 1
+    long = LONG if key_size <= WIDE else LONG_WIDE
+    return PIECES if length % (PIECES * CHUNK) == 0 and length >= long and heads <= 16 else 1
 
 
 def _cut(x: Float[Array, "B T *D"], pieces: int) -> Float[Array, "B2 T2 *D"]:
@@ -140,7 +143,7 @@ def _backward(options, residuals, cotangents):
     scale, pieces, _ = options
     q, k, v, beta = _cut_inputs(inputs, pieces)
     do = _cut(do, pieces)
-    dstates = dfinal_state / scale
+    dstates = dfinal_state
     if forward is None:
         forward = kernel_passes.forward(
             q, k, v, beta, tiles, marks, states, scale=scale, outputs=False, save=True
@@ -165,7 +168,7 @@ def _backward(options, residuals, cotangents):
     dbeta = jnp.swapaxes(dbeta, 1, 2)[:, : q.shape[1]]
     dbeta = dbeta.reshape(inputs[3].shape).astype(inputs[3].dtype)
     dinitial_state = dinitial_state.reshape(-1, pieces, *dfinal_state.shape[1:])[:, 0]
-    return dq, dk, dv, dbeta, scale * dinitial_state, None
+    return dq, dk, dv, dbeta, dinitial_state, None
 
 
 _delta_rule.defvjp(_forward, _backward)
@@ -199,7 +202,7 @@ def delta_rule_kernels(
     initial_state = _pad(initial_state, {2: wide_key, 3: wide_value})
     if segments is not None:
         segments = jnp.pad(segments, ((0, 0), (0, even - length)), mode="edge")
-    pieces = _pieces(even, q.shape[2]) if sequence_pieces is None else sequence_pieces
+    pieces = _pieces(even, *q.shape[2:]) if sequence_pieces is None else sequence_pieces
     options = _Options(scale, pieces, residuals == "save")
     output, final_state = _delta_rule(q, k, v, beta, initial_state, segments, options)
     return output[:, :length, :, :value_size], final_state[:, :, :key_size, :value_size]

@@ -21,15 +21,15 @@ def gradients(
     x: Float[Array, "B T G N"],
     dy: Float[Array, "B T G N"],
     weight: Float[Array, "W G N"],
-    counts: Int[Array, "B Pieces R Lines"] | None,
+    counts: Int[Array, "B Pieces R H"] | None,
     *,
     options: kernel.Options,
     how: kernel.Cut,
     interpret=None,
-) -> tuple[Float[Array, "B T G N"], Float[Array, "B Pieces S W G N"]]:
-    """(dx, the weight's gradient in float32, summed over each stream's tokens).
+) -> tuple[Float[Array, "B T G N"], Float[Array, "B Pieces W G N"]]:
+    """(dx, the weight's gradient in float32, summed over each stretch's tokens).
 
-    A stream reads W - 1 tokens more than it writes: dx of a token waits for the dz after it.
+    A program reads W - 1 tokens more than it writes: dx of a token waits for the dz after it.
     """
     batch, length, groups, size = x.shape
     width, past, dtype = weight.shape[0], weight.shape[0] - 1, x.dtype
@@ -38,64 +38,65 @@ def gradients(
     def program(x_ref, dy_ref, weight_ref, *refs):
         *counts_ref, dx_ref, dweight_ref = refs
         b, piece, group = (lax.axis_index(name) for name in ("b", "piece", "group"))
-        start = piece * (how.streams * how.stretch)
+        start = piece * how.stretch
         steps = kernel.tiles_with_tokens(length, how, piece)
         x_ref, dy_ref, dx_ref = (ref.at[b] for ref in (x_ref, dy_ref, dx_ref))
 
         def scoped(x_s, dy_s, dx_s, loaded, halo_loaded, counts_s=None):
             def fetch_rows(first, rows, slot):
                 for ref, smem in ((x_ref, x_s), (dy_ref, dy_s)):
-                    how.copy_in(ref, smem.at[slot], loaded.at[slot], first, rows, group)
+                    tokens = how.piece(ref, first, rows, group)
+                    plgpu.copy_gmem_to_smem(tokens, how.tokens(smem, slot, rows), loaded.at[slot])
 
             def fetch(tile):  # slot 0 has the first W - 1 tokens before the tiles
                 fetch_rows(start + past + tile * how.step, how.step, lax.rem(tile + 1, SLOTS))
 
-            how.copy_in(x_ref, dx_s.at[0], halo_loaded, start - past, past, group)
+            if past:
+                halo = how.piece(x_ref, start - past, past, group)
+                plgpu.copy_gmem_to_smem(halo, how.tokens(dx_s, 0, past), halo_loaded)
+                fetch_rows(start, past, 0)
             if counts_s is not None:
                 plgpu.copy_gmem_to_smem(counts_ref[0].at[b, piece], counts_s, halo_loaded)
-            fetch_rows(start, past, 0)
             for tile in range(min(SLOTS - 1, how.tiles)):
                 pl.when(tile < steps)(lambda tile=tile: fetch(tile))
             weights = kernel.load_weights(weight_ref, how, group)
-            plgpu.barrier_wait(halo_loaded)
+            if past:
+                plgpu.barrier_wait(halo_loaded)
+                plgpu.barrier_wait(loaded.at[0])
 
             def token(slot, row, number, window, waiting, dweights):
                 """One token's dz and where it goes; dx of W - 1 tokens ago is then finished."""
                 x, dy = (
-                    kernel.load(how.line(s, slot, row), how).astype(jnp.float32)
+                    kernel.load(how.token(s, slot, row), how).astype(jnp.float32)
                     for s in (x_s, dy_s)
                 )
-                same = kernel.counts_line(counts_s, number, how)
+                same = kernel.load_counts(counts_s, number, how)
                 taps = kernel.masked([x, *window], same)
                 u, slope = kernel.activate(kernel.convolve(weights, taps), options)
                 if options.norm_eps is not None:
                     r = lax.rsqrt(jnp.sum(u * u, axis=1) + options.norm_eps)
                     along = jnp.sum(u * dy, axis=1) * (r * r * r)
-                    dy = kernel.over_lines(r, dy) * dy - kernel.over_lines(along, u) * u
+                    dy = kernel.over_channels(r, dy) * dy - kernel.over_channels(along, u) * u
                 dz = dy if slope is None else dy * slope
                 parts = kernel.masked([w * dz for w in weights], same)
-                dx = waiting[-1] + parts[-1]
-                behind = [a + b for a, b in zip(waiting, parts[1:-1], strict=False)]
+                # What has come together of dx, from the newest token to the oldest.
+                first, *rest = parts
+                sums = [first, *(a + b for a, b in zip(waiting, rest, strict=True))]
                 dweights = [a + tap * dz for a, tap in zip(dweights, taps, strict=True)]
-                return dx, *kernel.as_tuples((taps[:-1], [parts[0], *behind], dweights))
+                return sums[-1], *kernel.as_tuples((taps[:-1], sums[:-1], dweights))
 
-            zero = plgpu.layout_cast(
-                jnp.zeros((how.heads * how.streams, size), jnp.float32), how.layout()
-            )
+            zero = plgpu.layout_cast(jnp.zeros((how.heads, size), jnp.float32), how.layout())
             state = (
-                kernel.past_inputs(dx_s.at[0], how, piece, past),
+                kernel.past_inputs(dx_s, how, piece, past),
                 [zero] * past,
                 [zero] * width,
             )
-            plgpu.barrier_wait(loaded.at[0])
             state = lax.fori_loop(
                 0, past, lambda i, state: tuple(token(0, i, i, *state)[1:]), kernel.as_tuples(state)
             )
             # These tokens are the stretch's before, if there is one; it counts them.
-            stream = plgpu.broadcasted_iota(jnp.int32, zero.shape, 0, layout=how.layout())
-            first = stream * (how.streams > 1) + piece * how.streams == 0
             window, waiting, dweights = state
-            dweights = tuple(jnp.where(first, x, 0.0) for x in dweights)
+            dweights = tuple(kernel.where(piece == 0, x) for x in dweights)
             plgpu.commit_smem()  # everybody has read slot 0
             pl.when(steps > SLOTS - 1)(lambda: fetch(SLOTS - 1))
 
@@ -108,37 +109,34 @@ def gradients(
                     for j in range(unrolled):
                         row = i * unrolled + j
                         dx, *state = token(slot, row, past + tile * how.step + row, *state)
-                        how.line(dx_s, out, row)[...] = dx.astype(dtype)
+                        how.token(dx_s, out, row)[...] = dx.astype(dtype)
                     return tuple(state)
 
                 state = lax.fori_loop(0, how.step // unrolled, some, state)
                 plgpu.commit_smem()
-                first = start + tile * how.step
-                how.copy_out(dx_s.at[out], dx_ref, first, how.step, group)
+                tokens = how.piece(dx_ref, start + tile * how.step, how.step, group)
+                plgpu.copy_smem_to_gmem(how.tokens(dx_s, out), tokens)
                 pl.when(tile + SLOTS < steps)(lambda: fetch(tile + SLOTS))
                 return state
 
             *_, dweights = lax.fori_loop(0, steps, step, (window, waiting, dweights))
+            heads = pl.ds(group * how.heads, how.heads)
             for j, dweight in enumerate(dweights):
-                if how.streams == 1:
-                    heads = pl.ds(group * how.heads, how.heads)
-                    dweight_ref[b, piece, 0, j, heads] = dweight
-                else:
-                    dweight_ref[b, piece, :, j, group] = dweight
+                dweight_ref[b, piece, j, heads] = dweight
             plgpu.wait_smem_to_gmem(0)
 
         scratch = [
             how.smem(SLOTS, rows=how.step, dtype=dtype),
             how.smem(SLOTS, rows=how.step, dtype=dtype),
             how.smem(OUT_SLOTS, rows=how.step, dtype=dtype),
-            plgpu.Barrier(num_arrivals=2 * how.streams, num_barriers=SLOTS),
-            plgpu.Barrier(num_arrivals=how.streams + (counts is not None)),
+            plgpu.Barrier(num_arrivals=2, num_barriers=SLOTS),
+            plgpu.Barrier(num_arrivals=1 + (counts is not None)),
         ]
         if counts is not None:
             scratch.append(plgpu.SMEM(counts.shape[2:], jnp.int32))
         pl.run_scoped(scoped, *scratch)
 
-    sums = (batch, how.pieces(length), how.streams, width, groups, size)
+    sums = (batch, how.pieces(length), width, groups, size)
     operands = (dy, weight) if counts is None else (dy, weight, counts)
     return kernel.launch(
         program,

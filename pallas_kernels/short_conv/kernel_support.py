@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 GROUP_SIZES = (64, 128, 256)
-WIDTHS = (2, 3, 4)
+WIDTHS = (1, 2, 3, 4)
 MIN_LENGTH = 16
+ELEMENTS = 1024  # channels that a program takes
 
 
 def unsupported(x, weight, segments, *, activation, norm_size, norm_eps) -> str | None:
@@ -20,8 +21,8 @@ def unsupported(x, weight, segments, *, activation, norm_size, norm_eps) -> str 
         return f"the kernels take bfloat16 and float16, got {x.dtype}"
     if weight.shape[0] not in WIDTHS:
         return f"the kernels take widths in {WIDTHS}, got {weight.shape[0]}"
-    if x.shape[-1] % min(GROUP_SIZES):
-        return f"the kernels take D a multiple of {min(GROUP_SIZES)}, got {x.shape[-1]}"
+    if x.shape[-1] % ELEMENTS:
+        return f"the kernels take D a multiple of {ELEMENTS}, got {x.shape[-1]}"
     if norm_size is not None and norm_size not in GROUP_SIZES:
         return f"the kernels take norm_size in {GROUP_SIZES}, got {norm_size}"
     if x.shape[1] < MIN_LENGTH:

@@ -28,7 +28,7 @@ def short_conv_kernels(
     if x.size == 0:
         return x
     channels = x.shape[-1]
-    size = norm_size or (128 if channels % 128 == 0 else 64)
+    size = norm_size or 128
     groups = channels // size
     options = kernel.Options(activation == "silu", None if norm_size is None else norm_eps)
     run = _differentiable(options, stretch, interpret)
@@ -37,27 +37,26 @@ def short_conv_kernels(
     return y.reshape(*y.shape[:2], channels)
 
 
-def _counts(
-    segments: Int[Array, "B T"], past: int, how: kernel.Cut
-) -> Int[Array, "B Pieces R Lines"]:
+def _counts(segments: Int[Array, "B T"], past: int, how: kernel.Cut) -> Int[Array, "B Pieces R H"]:
     """How many of the `past` tokens before each one are of its segment, as programs read them."""
-    batch, length = segments.shape
-    before = jnp.pad(segments, ((0, 0), (past, 0)), constant_values=-1)
-    count = sum(
-        (before[:, past - j : past - j + length] == segments).astype(jnp.int32)
-        for j in range(1, past + 1)
-    )
+    length = segments.shape[1]
+    follows = jnp.pad(segments[:, 1:] == segments[:, :-1], ((0, 0), (past, 0)))
+    count, all_follow = 0, True
+    for j in range(past):  # of the j tokens before, each of the segment of the one after it
+        all_follow = all_follow & follows[:, past - 1 - j : past - 1 - j + length]
+        count = count + all_follow.astype(jnp.int32)
     pieces, stretch = how.pieces(length), how.stretch
-    token = np.arange(pieces)[:, None, None] * how.streams * stretch
+    token = np.arange(pieces)[:, None, None] * stretch
     token = token + np.arange(stretch + past)[:, None]  # a stretch's, and those it waits for
-    token = token + np.arange(how.streams).repeat(how.heads) * stretch
+    token = token.repeat(how.heads, axis=2)
     return jnp.take(count, np.minimum(token, length - 1), axis=1, mode="clip")
 
 
 def _differentiable(options: kernel.Options, stretch: int | None, interpret):
     def call(run, programs, arrays, weight, segments):
         how = kernel.cut(arrays[0].shape, programs[segments is not None], stretch=stretch)
-        counts = None if segments is None else _counts(segments, weight.shape[0] - 1, how)
+        past = weight.shape[0] - 1
+        counts = None if segments is None or past == 0 else _counts(segments, past, how)
         return run(*arrays, weight, counts, options=options, how=how, interpret=interpret)
 
     @jax.custom_vjp
@@ -71,7 +70,7 @@ def _differentiable(options: kernel.Options, stretch: int | None, interpret):
         x, weight, segments = residuals
         gradients, programs = kernel_gradients.gradients, kernel_gradients.PROGRAMS
         dx, dweights = call(gradients, programs, [x, dy], weight, segments)
-        return dx, jnp.sum(dweights, axis=(0, 1, 2)), None
+        return dx, jnp.sum(dweights, axis=(0, 1)), None
 
     run.defvjp(forward, backward)
     return run

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common.precision import state_dtype
+from pallas_kernels._common.segments import number_segments
 
 
 def short_conv_reference(
@@ -18,9 +19,9 @@ def short_conv_reference(
     norm_size: int | None,
     norm_eps: float,
 ) -> Float[Array, "B T D"]:
-    """`short_conv`, with `segments` from `number_segments`."""
+    """`short_conv`, with `segments` as its segment_ids."""
     wide = state_dtype(x.dtype)
-    ids = jnp.zeros(x.shape[:2], jnp.int32) if segments is None else segments
+    ids = jnp.zeros(x.shape[:2], jnp.int32) if segments is None else number_segments(segments)
     weight = weight.astype(wide)
 
     def token(past, now):  # past: the W tokens up to this one, the newest first

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels._common.segments import number_segments
+
 
 def short_conv_taps(
     x: Float[Array, "B T D"],
@@ -16,7 +18,7 @@ def short_conv_taps(
     norm_size: int | None,
     norm_eps: float,
 ) -> Float[Array, "B T D"]:
-    """`short_conv`, with `segments` from `number_segments`.
+    """`short_conv`, with `segments` as its segment_ids.
 
     Sums in float32; activation and norm each start from what is rounded to x's dtype.
     """
@@ -27,7 +29,7 @@ def short_conv_taps(
     padded = jnp.pad(x, ((0, 0), (past, 0), (0, 0)))
     ids = None  # what is padded is zero, so it may be of the first segment
     if segments is not None:
-        ids = jnp.pad(segments, ((0, 0), (past, 0)))[:, :, None]
+        ids = jnp.pad(number_segments(segments), ((0, 0), (past, 0)))[:, :, None]
     y = jnp.zeros(x.shape, wide)
     for back in range(weight.shape[0]):
         tap = slice(past - back, past - back + length)

@@ -133,8 +133,8 @@ def test_rematerialisation_keeps_less():
     assert kept["full"] < 0.5 * kept["products"] < 0.25 * kept["none"]
 
 
-@pytest.mark.parametrize("remat", ["products", "full"])
-def test_rematerialisation_changes_nothing(remat):
+@pytest.mark.parametrize(("remat", "unroll"), [("products", 1), ("full", 1), ("products", 9)])
+def test_rematerialisation_and_unrolling_change_nothing(remat, unroll):
     tokens = random_tokens(length=9)
 
     @jax.jit(static_argnums=0)
@@ -146,8 +146,8 @@ def test_rematerialisation_changes_nothing(remat):
 
     mixer = MIXERS["linear_attention"]
     ours, wanted = (
-        jax.tree.leaves(gradient(*nnx.split(small_model(mixer, remat=name))))
-        for name in (remat, "none")
+        jax.tree.leaves(gradient(*nnx.split(small_model(mixer, **options))))
+        for options in ({"remat": remat, "scan_unroll": unroll}, {})
     )
     for a, b in zip(ours, wanted, strict=True):
         assert_close("gradient", a, b, 1e-6)

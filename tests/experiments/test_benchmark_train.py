@@ -19,6 +19,7 @@ def flags(**changes):
         "implementations": ["ours", "fla"],
         "param_dtype": "float32",
         "remat": "products",
+        "scan_unroll": 24,
         "steps": 3,
     }
     return types.SimpleNamespace(**(values | changes))
@@ -52,7 +53,7 @@ def test_impossible_flags_are_refused(changes, message):
 def test_a_case_is_timed(tmp_path, monkeypatch):
     devices = jax.devices()[:1]
     monkeypatch.setitem(accounting.PEAK_FLOPS, devices[0].device_kind, 1e9)
-    case = train.Case("transformer_1b3", "ours", 4, 64, "float32", "products", 12)
+    case = train.Case("transformer_1b3", "ours", 4, 64, "float32", "products", 1, 12)
     row = train.time_ours(case, devices, d_model=32, num_layers=2, vocab_size=64)
     assert len(row["step_s"]) == 12
     assert row["tokens_per_second"] == pytest.approx(256 / row["median_step_s"], rel=0.1)
@@ -65,6 +66,6 @@ def test_a_case_is_timed(tmp_path, monkeypatch):
 
 
 def test_a_model_that_does_not_learn_is_no_row():
-    case = train.Case("deltanet_1b3", "ours", 1, 8, "float32", "none", 2)
+    case = train.Case("deltanet_1b3", "ours", 1, 8, "float32", "none", 1, 2)
     with pytest.raises(FloatingPointError, match="losses 2.0 to 3.0"):
         train.make_row(case, [1.0, 1.0], [2.0, 3.0], peak_flops=None, flops_per_token=1)

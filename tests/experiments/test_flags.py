@@ -27,6 +27,7 @@ VALUES = {
     "param_dtype": (MQAR, "bfloat16"),
     "compute_dtype": (MQAR, "bfloat16"),
     "remat": (MQAR, "products"),
+    "scan_unroll": (MQAR, 2),
     "num_heads": (MQAR, 4),
     "head_k_dim": (MQAR, 24),
     "head_v_dim": (MQAR, 24),

@@ -17,8 +17,8 @@ from experiments.tasks.mad.generators import (
     selective_copying,
 )
 from experiments.tasks.mad.task import GRID, MADConfig, macro_accuracy, settings
+from tests.helpers.held_out import held_out
 from tests.helpers.models import MIXERS, small_config
-from tests.helpers.tasks import held_out
 
 
 def examples(problem, n=200, training=False, **changes):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.tasks.needle.task import NeedleConfig, haystacks
-from tests.helpers.tasks import held_out
+from tests.helpers.held_out import held_out
 
 CONFIG = NeedleConfig(
     vocab_size=64, seq_len=16, num_needles=3, num_train_examples=100, num_eval_examples=60

@@ -13,7 +13,7 @@ from experiments.tasks.regbench.automata import (
     draw_strings,
 )
 from experiments.tasks.regbench.task import RegBenchConfig
-from tests.helpers.tasks import held_out
+from tests.helpers.held_out import held_out
 
 SMALL = RegBenchConfig(seq_len=300, num_train_examples=60, num_eval_examples=40)
 

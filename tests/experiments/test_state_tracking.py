@@ -10,7 +10,7 @@ import pytest
 
 from experiments.tasks.state_tracking.problems import PROBLEMS, composition_table
 from experiments.tasks.state_tracking.task import StateTrackingConfig
-from tests.helpers.tasks import held_out
+from tests.helpers.held_out import held_out
 
 SMALL = {"seq_len": 12, "num_train_examples": 50, "num_eval_examples": 200}
 

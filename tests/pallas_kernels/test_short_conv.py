@@ -17,7 +17,6 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from pallas_kernels import short_conv, short_conv_sharded
-from pallas_kernels._common.segments import number_segments
 from pallas_kernels.short_conv import kernel_support
 from pallas_kernels.short_conv.kernel_vjp import short_conv_kernels
 from tests.helpers.compare import BOUNDS, assert_close
@@ -105,12 +104,12 @@ def test_reference():
     assert_close("y", y, wanted(args, dy, ids, **ALL)[0], BOUNDS["float32"])
 
 
-# D of one program's channels, and of as few as several stretches are walked abreast.
 @pytest.mark.parametrize(
     ("sizes", "dtype", "boundaries", "norm_size"),
     [
         pytest.param((1, 18, 1024, 4), "bfloat16", None, 128, id="ring"),
-        pytest.param((1, 14, 256, 3), "float16", [1, 4, 6], 256, id="streams_segments"),
+        pytest.param((1, 14, 1024, 3), "float16", [1, 4, 6], 256, id="segments"),
+        pytest.param((1, 18, 1024, 1), "bfloat16", None, 64, id="one_tap"),
     ],
 )
 def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
@@ -118,7 +117,7 @@ def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
     args, dy, ids = make_inputs(*sizes, dtype, boundaries)
     run = functools.partial(
         short_conv_kernels,
-        segments=None if ids is None else number_segments(ids),
+        segments=ids,
         activation="silu",
         norm_size=norm_size,
         norm_eps=1e-6,
@@ -132,7 +131,8 @@ def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
     ("channels", "width", "segmented", "norm_size"),
     [
         pytest.param(2048, 4, False, 128, id="norm"),
-        pytest.param(192, 2, True, None, id="streams_segments"),
+        pytest.param(1024, 2, True, None, id="segments"),
+        pytest.param(1024, 1, False, 128, id="one_tap"),
     ],
 )
 def test_kernels_lower_for_cuda(channels, width, segmented, norm_size):
@@ -157,12 +157,12 @@ def test_kernels_lower_for_cuda(channels, width, segmented, norm_size):
 @pytest.mark.parametrize(
     ("shape", "width", "norm_size", "dtype", "reason"),
     [
-        ((1, 64, 128), 4, 128, "bfloat16", None),
-        ((1, 64, 128), 4, None, "float32", "bfloat16 and float16"),
-        ((1, 64, 128), 5, None, "bfloat16", "widths in"),
-        ((1, 64, 96), 4, None, "bfloat16", "D a multiple of 64"),
-        ((1, 64, 128), 4, 32, "bfloat16", "norm_size in"),
-        ((1, 15, 128), 4, None, "bfloat16", "T >= 16"),
+        ((1, 64, 1024), 4, 128, "bfloat16", None),
+        ((1, 64, 1024), 4, None, "float32", "bfloat16 and float16"),
+        ((1, 64, 1024), 5, None, "bfloat16", "widths in"),
+        ((1, 64, 1536), 4, None, "bfloat16", "D a multiple of 1024"),
+        ((1, 64, 1024), 4, 32, "bfloat16", "norm_size in"),
+        ((1, 15, 1024), 4, None, "bfloat16", "T >= 16"),
     ],
 )
 def test_what_the_kernels_refuse(monkeypatch, shape, width, norm_size, dtype, reason):

@@ -33,10 +33,8 @@ BOUNDARIES = [1, 4, 5, 63, 64, 66, 200, 512, 513, 700]
         pytest.param((2, 777, 1024, 4), {"activation": "silu", "norm_size": 64}, id="norm_64"),
         pytest.param((1, 1030, 2048, 4), {"activation": "silu", "norm_size": 256}, id="norm_256"),
         pytest.param((2, 777, 2048, 4), {"activation": "silu"}, id="no_norm"),
-        pytest.param((2, 1100, 384, 4), {"activation": "silu", "norm_size": 128}, id="streams_128"),
-        pytest.param((2, 1100, 192, 3), {"activation": "silu", "norm_size": 64}, id="streams_64"),
-        pytest.param((1, 701, 256, 2), {"norm_size": 256}, id="streams_256"),
-        pytest.param((1, 16, 64, 4), {}, id="shortest"),
+        pytest.param((1, 16, 1024, 2), {}, id="shortest"),
+        pytest.param((3, 777, 1024, 1), {"norm_size": 128}, id="one_tap"),
     ],
 )
 def test_values_and_gradients(sizes, options, boundaries, dtype):
@@ -53,10 +51,9 @@ def test_large_inputs():
     check(run, args, dy, None, BOUNDS["bfloat16"], activation="silu", norm_size=128)
 
 
-@pytest.mark.parametrize("channels", [2048, 384])
 @pytest.mark.parametrize("boundaries", [None, BOUNDARIES], ids=["one_segment", "segments"])
-def test_repeats_bit_for_bit(channels, boundaries):
-    args, dy, ids = make_inputs(8, 2048, channels, 4, "bfloat16", boundaries)
+def test_repeats_bit_for_bit(boundaries):
+    args, dy, ids = make_inputs(8, 2048, 2048, 4, "bfloat16", boundaries)
 
     @jax.jit
     def run(args, dy):

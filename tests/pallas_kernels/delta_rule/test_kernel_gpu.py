@@ -168,7 +168,7 @@ def test_beta_zero():
 
 def test_long_rows_in_pieces(monkeypatch):
     monkeypatch.setattr(kernel_vjp, "LONG", 768)
-    assert kernel_vjp._pieces(768, 2) == 4
+    assert kernel_vjp._pieces(768, 2, 128) == 4
     inputs = make_inputs(2, 768, 2, 128, 64, "bfloat16")
     check(*inputs, BOUNDS["bfloat16"], segments_of(2, 768))
 
