@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from deltanet_jax.config import Config, check_at_least, check_one_of
+from deltanet_jax.layers.bottleneck import Bottleneck
 from deltanet_jax.layers.embedding import lookup
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.mlp import SwiGLU, default_hidden_size
@@ -49,6 +50,7 @@ class ModelConfig(Config):
         mlp_hidden_size: width of the SwiGLU layers; None is 8/3 d_model rounded up to a multiple
             of 256; 0 leaves the SwiGLU layers out.
         tie_embeddings: the head is the transposed embedding.
+        bottleneck: predictions see the last position's vector alone (an auto-encoder; no decoding).
         embed_dropout: probability of dropping an embedded feature in training.
         norm_eps: epsilon of every RMSNorm.
         init_std: standard deviation of initial weights; maps back into the residual stream start
@@ -68,6 +70,7 @@ class ModelConfig(Config):
     layer_pattern: tuple[MixerConfig, ...]
     mlp_hidden_size: int | None = None
     tie_embeddings: bool = False
+    bottleneck: bool = False
     embed_dropout: float = 0.0
     norm_eps: float = 1e-6
     init_std: float = 0.02
@@ -166,6 +169,11 @@ class LanguageModel(nnx.Module):
             return make(rngs)
 
         self.period = nnx.List([stacked(mixer) for mixer in config.layer_pattern])
+        self.bottleneck = (
+            Bottleneck(config.d_model, init_std=config.init_std, norm_eps=config.norm_eps, **kinds)
+            if config.bottleneck
+            else None
+        )
         self.final_norm = rms_norm(config.d_model, eps=config.norm_eps, **kinds)
         self.head = (
             None
@@ -191,6 +199,8 @@ class LanguageModel(nnx.Module):
         dropout_key: jax.Array | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple | None]:
         """Everything but the head: the final hidden vectors and the new state."""
+        if self.bottleneck is not None and state is not None:
+            raise ValueError("state: wanted None, as a model with bottleneck reads whole sequences")
         dtype = self.config.compute_dtype
         x = lookup(self.embed.embedding[...].astype(dtype), tokens)
         if dropout_key is not None and self.config.embed_dropout > 0:
@@ -214,6 +224,8 @@ class LanguageModel(nnx.Module):
             # A loop already keeps XLA from merging the two computations of a layer.
             period = jax.checkpoint(period, policy=policy, prevent_cse=unroll == self.repeats)
         x, state = jax.lax.scan(period, x, (weights, state), unroll=unroll)
+        if self.bottleneck is not None:
+            x = self.bottleneck(x)
         return self.final_norm(x), state
 
     def head_kernel(self) -> Float[Array, "D vocab_size"]:

@@ -38,6 +38,7 @@ WEIGHTS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"decay_bias", ("heads",)),
     (r"A_log|dt_bias", (None,)),
     (r"out_proj/kernel", ("heads", "embed")),
+    (r"bottleneck/\w+_proj/kernel", ("embed", None)),
     (r"conv/weight", (None, "heads")),
     (r"(\w+_norm)/scale", (None,)),
 )

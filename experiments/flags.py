@@ -15,6 +15,7 @@ from deltanet_jax.mixers.base import MixerConfig
 from deltanet_jax.mixers.registry import MIXERS
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import TrainConfig
+from deltanet_jax.train.sweep import Member, grid
 from experiments.presets import PRESETS
 from experiments.run_config import RunConfig
 
@@ -24,6 +25,7 @@ MODEL = {
     "num_layers": ("int", "residual blocks, a multiple of the layer pattern's length"),
     "mlp_hidden_size": ("int", "width of the SwiGLU layers; 0 leaves them out"),
     "tie_embeddings": ("bool", "use the transposed embedding as head"),
+    "bottleneck": ("bool", "predict from the last position's vector alone"),
     "embed_dropout": ("float", "dropout on embeddings in training"),
     "init_std": ("float", "standard deviation of initial weights"),
     "norm_eps": ("float", "epsilon of every RMSNorm"),
@@ -63,10 +65,14 @@ TASK = {
     "data_seed": ("int", "seed of the data"),
     "vocab_size": ("int", "vocabulary of a synthetic task"),
     "num_kv_pairs": ("int", "pairs to recall (mqar)"),
-    "num_train_examples": ("int", "examples of an epoch (mqar)"),
-    "num_eval_examples": ("int", "held-out examples (mqar)"),
+    "num_train_examples": ("int", "examples of an epoch of a synthetic task"),
+    "num_eval_examples": ("int", "held-out examples of a synthetic task"),
     "power_a": ("float", "the smaller, the sooner the queries come (mqar)"),
     "random_non_queries": ("bool", "random ids between queries (mqar)"),
+    "problem": ("str", "which of the problems (mad, state_tracking)"),
+    "num_needles": ("int", "key-value pairs in a haystack (needle)"),
+    "frac_noise": ("float", "share of noise pairs (mad)"),
+    "num_tokens_to_copy": ("int", "ids to copy (mad)"),
     "data": (
         "list",
         "files and folders of text or JSONL (language_modeling), .npy files of ids (tokens)",
@@ -115,6 +121,13 @@ GROUPS = {
     "mesh": MESH,
 }
 
+# Flag -> (type of its values, help). Combined in every way.
+SWEEP = {
+    "learning_rates": (float, "peak learning rates"),
+    "weight_decays": (float, "weight decays"),
+    "seeds": (int, "seeds of weights and dropout"),
+}
+
 _DEFINE = {
     "int": flags.DEFINE_integer,
     "float": flags.DEFINE_float,
@@ -130,23 +143,27 @@ def define_workdir(required: bool = True) -> flags.FlagHolder:
 
 
 def define_run_flags() -> None:
-    """The flags of experiments.main."""
+    """The preset and every option of a run."""
     flags.DEFINE_enum("preset", None, sorted(PRESETS), "the run to start from", required=True)
     flags.DEFINE_list("layer_pattern", None, f"mixers of one period, of {sorted(MIXERS)}")
     for group in GROUPS.values():
         for name, (kind, text) in group.items():
             _DEFINE[kind](name, None, text)
-    define_sample_flags()
 
 
-def define_platform_flags() -> None:
-    """What a run asks of its machines, and what it shows of itself; none of it is in its config."""
+def define_compilation_flags() -> None:
+    """How programs are compiled."""
     flags.DEFINE_bool("deterministic", False, "the same bits in every process, on GPUs too; slower")
     flags.DEFINE_string(
         "compilation_cache_dir",
         "~/.cache/deltanet_jax",
         "where compiled programs are kept between runs; empty keeps none",
     )
+
+
+def define_platform_flags() -> None:
+    """What a run asks of its machines, and what it shows of itself; none of it is in its config."""
+    define_compilation_flags()
     flags.DEFINE_integer("dry_run", 0, "plan for so many devices, print the plan and stop", 0)
     flags.DEFINE_float("device_memory_gib", None, "memory that a planned run must fit in")
     flags.DEFINE_list("profile_steps", None, "FIRST,LAST steps to trace, into WORKDIR/profile")
@@ -164,6 +181,13 @@ def define_sample_flags() -> None:
     flags.DEFINE_integer("sample_tokens", 300, "tokens to sample; 0 samples none", lower_bound=0)
     flags.DEFINE_float("temperature", 0.8, "of sampling; 0 is greedy", lower_bound=0.0)
     flags.DEFINE_integer("sample_seed", 0, "seed of sampling", lower_bound=0)
+
+
+def define_sweep_flags() -> None:
+    """The grid of experiments.sweep."""
+    for name, (_, what) in SWEEP.items():
+        flags.DEFINE_list(name, None, f"{what} of the grid; the run's own by default")
+    flags.DEFINE_integer("members_at_once", 0, "runs side by side; 0 is all", lower_bound=0)
 
 
 def define_demo_flags() -> None:
@@ -272,6 +296,35 @@ def run_config_from_flags(values: dict[str, Any]) -> RunConfig:
         **of("train"),
     )
     return RunConfig(model=model, task=task, train=train)
+
+
+def members_from_flags(values: dict[str, Any], config: RunConfig) -> list[Member]:
+    """The runs of a sweep: every combination of the lists in SWEEP, by default `config`'s values.
+
+    Raises:
+        ValueError: a list that holds something else, or the same twice; the message starts with
+            the flag's name.
+    """
+    optimizer, seed = config.train.optimizer, config.train.seed
+    lists = [[optimizer.learning_rate], [optimizer.weight_decay], [seed]]
+    for i, (name, (kind, _)) in enumerate(SWEEP.items()):
+        if values.get(name) is None:
+            continue
+        given = ",".join(values[name])
+        try:
+            lists[i] = [kind(value) for value in values[name]]
+        except ValueError:
+            raise ValueError(f"{name}: wanted numbers ({kind.__name__}), got {given}") from None
+        if not lists[i] or len(set(lists[i])) < len(lists[i]):
+            raise ValueError(f"{name}: wanted different numbers, at least one, got {given}")
+        if not min(lists[i]) >= 0:
+            raise ValueError(f"{name}: wanted numbers of at least 0, got {given}")
+    least = config.train.optimizer.min_learning_rate
+    if not min(lists[0]) >= least:
+        raise ValueError(
+            f"learning_rates: wanted at least min_learning_rate = {least}, got {min(lists[0])}"
+        )
+    return grid(*lists)
 
 
 def _pattern(kinds: tuple[str, ...], old: tuple[MixerConfig, ...]) -> tuple[MixerConfig, ...]:

@@ -22,6 +22,7 @@ from experiments.evaluate import print_sample, restore_weights
 from experiments.flags import (
     define_platform_flags,
     define_run_flags,
+    define_sample_flags,
     define_workdir,
     explain,
     profile_steps_from_flag,
@@ -91,5 +92,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     define_workdir()
     define_run_flags()
+    define_sample_flags()
     define_platform_flags()
     app.run(main)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures, drawn from recorded numbers."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -142,6 +143,30 @@ def save_recurrent_plot(
     axes.set_ylabel("recurrent time / chunkwise time")
     axes.set_title("Forward and backward, one sequence of 16,384 tokens, width 2048", fontsize=9)
     axes.legend(frameon=False, fontsize=7)
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def save_suite_plot(
+    path: Path, ours: dict[str, dict[str, float]], paper: dict[str, dict[str, float]], label: str
+) -> Path:
+    """Scores in percent against `label`, a colour a model: ours as lines, the paper's dashed."""
+    figure, axes = _figure(7.0)
+    names = [*ours, *(name for name in paper if name not in ours)]
+    for name, colour in zip(names, itertools.cycle(COLOURS), strict=False):
+        for side, style, whose in ((ours, "-", "ours"), (paper, "--", "paper")):
+            points = sorted((int(x), y) for x, y in side.get(name, {}).items())
+            if points:
+                columns = zip(*points, strict=True)
+                axes.plot(*columns, style, color=colour, marker="o", label=f"{name} ({whose})")
+    axes.set_xscale("log", base=2)
+    ticks = sorted({int(x) for side in (ours, paper) for points in side.values() for x in points})
+    axes.set_xticks(ticks, [f"{x:,}" for x in ticks])
+    axes.set_xlabel(label)
+    axes.set_ylabel("accuracy (%)")
+    axes.set_ylim(-2, 102)
+    axes.legend(frameon=False, fontsize=6, ncols=2)
     figure.savefig(path)
     plt.close(figure)
     return path

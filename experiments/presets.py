@@ -12,6 +12,7 @@ from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from experiments.run_config import RunConfig
+from experiments.suite_presets import SUITE_PRESETS
 from experiments.tasks.language_modeling.task import LanguageModelingConfig
 from experiments.tasks.mqar.task import MQARConfig
 from experiments.tasks.tokens.task import TokensConfig
@@ -54,34 +55,6 @@ def mqar_small_linear_attention() -> RunConfig:
     two minutes; accuracy far below (experiments/results/demo).
     """
     return _mqar_small(LinearAttentionConfig(num_heads=2, conv_size=4, chunk_size=16))
-
-
-def mqar_paper() -> RunConfig:
-    """python -m experiments.main --preset=mqar/paper --workdir=runs/mqar-paper
-
-    One learning rate of the paper's MQAR figure at width 128: 64 pairs in 512 tokens, 2 layers, 2
-    heads, no convolutions, no feed-forward layers. For a GPU; not yet run to the end by us (the
-    paper reports 100 %).
-    """
-    task = MQARConfig()
-    return RunConfig(
-        model=ModelConfig(
-            vocab_size=task.vocab_size,
-            d_model=128,
-            num_layers=2,
-            layer_pattern=(DeltaNetConfig(num_heads=2, conv_size=0),),
-            mlp_hidden_size=0,
-            tie_embeddings=True,
-            embed_dropout=0.1,
-        ),
-        task=task,
-        train=TrainConfig(
-            num_steps=64 * task.num_train_examples // 128,
-            batch_size=128,
-            eval_every_steps=task.num_train_examples // 128,
-            optimizer=OptimizerConfig(learning_rate=2.15e-3, weight_decay=0.1, b2=0.999),
-        ),
-    )
 
 
 def _language_model(*mixers: MixerConfig) -> RunConfig:
@@ -204,7 +177,7 @@ def deltanet_3b() -> RunConfig:
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "mqar/small-delta_net": mqar_small_delta_net,
     "mqar/small-linear_attention": mqar_small_linear_attention,
-    "mqar/paper": mqar_paper,
+    **SUITE_PRESETS,
     "language_modeling/small": language_modeling_small,
     "language_modeling/small-hybrid": language_modeling_small_hybrid,
     "deltanet_340m": deltanet_340m,

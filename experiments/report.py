@@ -18,6 +18,7 @@ from deltanet_jax.train.metrics import read_metrics
 from experiments.benchmarks.tables import kernels_section, save_pictures
 from experiments.compare import table as compare_table
 from experiments.plots import save_loss_plot
+from experiments.suites_report import save_suite_pictures, suites_section
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -112,6 +113,7 @@ SECTIONS = {
         "demo": demo_section,
         "language_modeling": language_modeling_section,
         "compare": compare_section,
+        "suites": suites_section,
     },
     "docs/reliability.md": {"faults": faults_section},
 }
@@ -137,6 +139,7 @@ def main() -> None:
     rows = read_metrics(RESULTS / "language_modeling" / "metrics.jsonl")
     save_loss_plot(RESULTS / "language_modeling" / "loss.png", rows)
     save_pictures()
+    save_suite_pictures()
     for document in SECTIONS:
         path = ROOT / document
         path.write_text(fill_in(document, path.read_text()))

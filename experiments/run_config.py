@@ -11,11 +11,19 @@ from deltanet_jax.train.config import TrainConfig
 from deltanet_jax.train.files import read_json
 from experiments.tasks.base import TaskConfig
 from experiments.tasks.language_modeling.task import LanguageModelingConfig
+from experiments.tasks.mad.task import MADConfig
 from experiments.tasks.mqar.task import MQARConfig
+from experiments.tasks.needle.task import NeedleConfig
+from experiments.tasks.regbench.task import RegBenchConfig
+from experiments.tasks.state_tracking.task import StateTrackingConfig
 from experiments.tasks.tokens.task import TokensConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
     "mqar": MQARConfig,
+    "mad": MADConfig,
+    "regbench": RegBenchConfig,
+    "state_tracking": StateTrackingConfig,
+    "needle": NeedleConfig,
     "language_modeling": LanguageModelingConfig,
     "tokens": TokensConfig,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.flags import GROUPS
+from experiments.flags import GROUPS, SWEEP
 from experiments.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,6 +111,7 @@ def test_commands_in_the_documents_exist():
     """Every `python -m experiments.x --flag` and `make x` in the documents can be typed."""
     flags_text = (ROOT / "experiments" / "flags.py").read_text()
     known = {name for group in GROUPS.values() for name in group}
+    known |= set(SWEEP)
     known |= set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', flags_text))
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for path in documents():

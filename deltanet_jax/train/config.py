@@ -19,7 +19,7 @@ class OptimizerConfig(Config):
             constant, then linear over the last `decay_steps`; Hu et al. 2024, arXiv:2404.06395).
         warmup_steps: optimiser steps of the warm-up.
         decay_steps: optimiser steps of the decay of "wsd".
-        weight_decay: decoupled; on every weight but norm scales.
+        weight_decay: decoupled; on every weight but `optimizer.NOT_DECAYED`.
         b1, b2, eps: Adam's.
         grad_clip_norm: largest global norm of the gradient.
     """
@@ -95,6 +95,11 @@ class TrainConfig(Config):
     def part_size(self) -> int:
         """Sequences that go through the model at a time, over all devices."""
         return self.batch_size // self.accumulation_steps
+
+    @property
+    def guard_sizes(self) -> dict[str, float]:
+        """The options of `guard.judge`."""
+        return {"spike_sigmas": self.spike_sigmas, "max_skipped_steps": self.max_skipped_steps}
 
     def __post_init__(self):
         for name in (

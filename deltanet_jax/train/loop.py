@@ -15,6 +15,7 @@ from pathlib import Path
 import grain
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from deltanet_jax import sharding
 from deltanet_jax.model import ModelConfig
@@ -39,7 +40,7 @@ from deltanet_jax.train.step import (
     init_state,
     model_graph,
     state_shardings,
-    sum_losses,
+    sum_and_predict,
     train_step,
 )
 from deltanet_jax.train.step_reader import StepReader
@@ -60,7 +61,7 @@ class Trainer:
         abstract_state: shapes, dtypes and shardings of the train state.
         init: () -> TrainState.
         train_step: (state, batch) -> (state, metrics); the old state's memory is reused.
-        eval_step: (weights, batch) -> Sums.
+        eval_step: (weights, batch) -> (Sums, predictions [B, T] int32).
         finite_gradients: (state, batch) -> for every weight whether its gradient is finite.
     """
 
@@ -81,11 +82,9 @@ class Trainer:
         self.abstract_state = with_shardings(abstract, shardings)
         self.init = jax.jit(init, out_shardings=shardings)
         parts = config.accumulation_steps
-        guard_sizes = {
-            "spike_sigmas": config.spike_sigmas,
-            "max_skipped_steps": config.max_skipped_steps,
-        }
-        step = functools.partial(train_step, graph, optimizer, loss_sizes, parts, guard_sizes)
+        step = functools.partial(
+            train_step, graph, optimizer, loss_sizes, parts, config.guard_sizes
+        )
         self.train_step = jax.jit(
             self._on_mesh(step), out_shardings=(shardings, None), donate_argnums=0
         )
@@ -95,7 +94,9 @@ class Trainer:
             return jax.tree.map(lambda x: jnp.isfinite(x).all(), grads)
 
         self.finite_gradients = jax.jit(self._on_mesh(finite_gradients))
-        self.eval_step = jax.jit(self._on_mesh(functools.partial(sum_losses, graph, loss_sizes)))
+        whole = NamedSharding(self.mesh, PartitionSpec())  # so that every process can read them
+        evaluate_batch = functools.partial(sum_and_predict, graph, loss_sizes)
+        self.eval_step = jax.jit(self._on_mesh(evaluate_batch), out_shardings=whole)
 
     def _on_mesh(self, function):
         """`function` for whole arrays; what must know the mesh (operators) finds it there."""
@@ -160,7 +161,8 @@ def train(
     stop.agree_over(trainer.mesh)
     with contextlib.ExitStack() as resources:
         machine = machine_info()
-        first_process(lambda: _enter_workdir(workdir, record, machine, trainer, resources))
+        needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trainer.abstract_state))
+        first_process(lambda: enter_workdir(workdir, record, machine, needed, resources))
         facts = {
             "config": record,
             "mesh": dict(trainer.mesh.shape),
@@ -303,14 +305,19 @@ def _check_data(step: int, old: str, new: str) -> None:
         )
 
 
-def _enter_workdir(
+def enter_workdir(
     workdir: Path,
     record: dict,
     machine: dict,
-    trainer: Trainer,
+    needed_bytes: int,
     resources: contextlib.ExitStack,
 ) -> int:
-    """Locks the directory and writes its records; refuses one of another config. In one process."""
+    """Locks the directory until `resources` close and writes its records. For one process.
+
+    Raises:
+        ValueError: it holds a run of another config, is in use, not writable, or has less than
+            `needed_bytes` free.
+    """
     path = workdir / "config.json"
     new = json.loads(json.dumps(record))
     if path.exists() and (differing := _differences(read_json(path), new)):
@@ -318,8 +325,7 @@ def _enter_workdir(
             f"workdir: {workdir} holds a run with another config; differing: "
             + "; ".join(differing)
         )
-    sizes = (x.size * x.dtype.itemsize for x in jax.tree.leaves(trainer.abstract_state))
-    prepare_directory(workdir, sum(sizes))
+    prepare_directory(workdir, needed_bytes)
     resources.enter_context(locked(workdir))
     if not path.exists():
         write_atomically(path, json.dumps(record, indent=2) + "\n")

@@ -43,6 +43,19 @@ def cross_entropy_sums(
     return _sums(features, kernel, targets, weights, (pieces, positions))
 
 
+def cross_entropy_sums_and_predictions(
+    *arrays: Array, positions: int, pieces: int = 1
+) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, "B T"]]:
+    """`cross_entropy_sums` and, at every position, the id of the largest logit; for evaluation.
+
+    Takes the same arguments. Not meant to be differentiated: the gradients would not be made chunk
+    by chunk.
+    """
+    sizes = pieces, min(positions, arrays[0].shape[1] // pieces)
+    (loss, correct), predictions = _scan(*arrays, sizes, gradients=False)
+    return loss, correct, predictions
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _sums(features, kernel, targets, weights, sizes):
     return _scan(features, kernel, targets, weights, sizes, gradients=False)[0]
@@ -103,12 +116,12 @@ def _scan(features, kernel, targets, weights, sizes, *, gradients):
         logits = product("btd,dv->btv", x, head)
         log_z = jax.nn.logsumexp(logits, axis=-1)
         at_target = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-        hit = jnp.argmax(logits, axis=-1) == target
+        predicted = jnp.argmax(logits, axis=-1).astype(target.dtype)
         loss, correct, dkernel = carry
         loss += jnp.sum(weight * (log_z - at_target))
-        correct += jnp.sum(weight * hit)
+        correct += jnp.sum(weight * (predicted == target))
         if not gradients:
-            return (loss, correct, dkernel), None
+            return (loss, correct, dkernel), predicted
         is_target = lax.broadcasted_iota(target.dtype, logits.shape, 2) == target[..., None]
         dlogits = jnp.exp(logits - log_z[..., None]) - is_target
         dlogits = (weight[..., None] * dlogits).astype(dtype)
@@ -118,7 +131,7 @@ def _scan(features, kernel, targets, weights, sizes, *, gradients):
     inputs = tuple(_split(x, sizes) for x in (features, targets, weights.astype(wide)))
     zero = jnp.zeros((), wide)
     dkernel = jnp.zeros(kernel.shape, wide) if gradients else None
-    (loss, correct, dkernel), dfeatures = lax.scan(chunk, (zero, zero, dkernel), inputs)
+    (loss, correct, dkernel), rest = lax.scan(chunk, (zero, zero, dkernel), inputs)
     if not gradients:
-        return (loss, correct), None
-    return (loss, correct), (_join(dfeatures, sizes, features.shape), dkernel.astype(kernel.dtype))
+        return (loss, correct), _join(rest, sizes, targets.shape)
+    return (loss, correct), (_join(rest, sizes, features.shape), dkernel.astype(kernel.dtype))

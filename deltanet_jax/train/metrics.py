@@ -4,6 +4,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -34,9 +35,8 @@ class MetricsLog:
             return
         path = directory / "metrics.jsonl"
         if path.exists():
-            rows = [r for r in read_metrics(path) if r["step"] <= step]
-            self._evaluated = {r["step"] for r in rows if "eval/loss" in r}
-            write_atomically(path, "".join(json.dumps(r) + "\n" for r in rows))
+            rows = keep_rows(path, lambda row: row["step"] <= step)
+            self._evaluated = {row["step"] for row in rows if "eval/loss" in row}
         self._file = path.open("a")
         self._board = SummaryWriter(
             str(directory / "tensorboard"), purge_step=step + 1, write_to_disk=True
@@ -94,6 +94,13 @@ def read_metrics(path: Path) -> list[dict]:
             rows.append(json.loads(line))
         except (ValueError, RecursionError):
             break
+    return rows
+
+
+def keep_rows(path: Path, keep: Callable[[dict], bool]) -> list[dict]:
+    """Drops the other rows of a file of JSON lines, all at once; returns those kept."""
+    rows = [row for row in read_metrics(path) if keep(row)]
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

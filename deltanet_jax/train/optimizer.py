@@ -8,14 +8,24 @@ import optax
 from deltanet_jax.sharding import path_name
 from deltanet_jax.train.config import OptimizerConfig
 
+Scalar = float | jax.Array
 
-def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Learning rate by step: warm-up from the minimum, then what `config.schedule` says."""
-    low, peak, warmup = config.min_learning_rate, config.learning_rate, config.warmup_steps
+
+def make_schedule(
+    config: OptimizerConfig, num_steps: int, learning_rate: Scalar | None = None
+) -> optax.Schedule:
+    """Learning rate by step: warm-up from the minimum, then what `config.schedule` says.
+
+    `learning_rate`, which may be traced, takes the place of the config's.
+    """
+    low, warmup = config.min_learning_rate, config.warmup_steps
+    peak = config.learning_rate if learning_rate is None else learning_rate
     if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(
-            peak, max(num_steps - warmup, 1), alpha=low / peak if peak else 0.0
-        )
+        cosine = optax.cosine_decay_schedule(1.0, max(num_steps - warmup, 1))
+
+        def after(step):
+            return low + (peak - low) * cosine(step)
+
     else:
         after = optax.constant_schedule(peak)
     if config.decay_steps:
@@ -30,8 +40,17 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 NOT_DECAYED = ("scale", "bias", "A_log")
 
 
-def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW; NOT_DECAYED weights are not decayed."""
+def make_optimizer(
+    config: OptimizerConfig,
+    num_steps: int,
+    *,
+    learning_rate: Scalar | None = None,
+    weight_decay: Scalar | None = None,
+) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW; NOT_DECAYED weights are not decayed.
+
+    `learning_rate` and `weight_decay`, which may be traced, take the place of the config's.
+    """
 
     def decayed(weights):
         return jax.tree_util.tree_map_with_path(
@@ -41,11 +60,11 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     return optax.chain(
         optax.clip_by_global_norm(config.grad_clip_norm),
         optax.adamw(
-            make_schedule(config, num_steps),
+            make_schedule(config, num_steps, learning_rate),
             b1=config.b1,
             b2=config.b2,
             eps=config.eps,
-            weight_decay=config.weight_decay,
+            weight_decay=config.weight_decay if weight_decay is None else weight_decay,
             mask=decayed,
         ),
     )

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from deltanet_jax.model import LanguageModel, ModelConfig
 from deltanet_jax.sharding import weight_shardings
 from deltanet_jax.train.guard import Guard, init_guard, judge
-from deltanet_jax.train.loss import cross_entropy_sums
+from deltanet_jax.train.loss import cross_entropy_sums, cross_entropy_sums_and_predictions
 
 
 class TrainState(NamedTuple):
@@ -88,14 +88,27 @@ def sum_losses(
 
     `loss_sizes`: the "positions" and "pieces" of `cross_entropy_sums`.
     """
+    arguments = _head_arguments(graph, weights, batch, dropout_key)
+    loss, correct = cross_entropy_sums(*arguments, **loss_sizes)
+    return Sums(loss, correct, jnp.sum(batch["weights"]))
+
+
+def sum_and_predict(
+    graph: nnx.GraphDef, loss_sizes: dict[str, int], weights: dict, batch
+) -> tuple[Sums, Int[Array, "B T"]]:
+    """`sum_losses` without dropout, and the most probable id at every position."""
+    arguments = _head_arguments(graph, weights, batch, None)
+    loss, correct, predictions = cross_entropy_sums_and_predictions(*arguments, **loss_sizes)
+    return Sums(loss, correct, jnp.sum(batch["weights"])), predictions
+
+
+def _head_arguments(graph: nnx.GraphDef, weights: dict, batch, dropout_key) -> tuple:
+    """Features, head, targets and weights, as the functions of loss.py take them."""
     model = nnx.merge(graph, weights)
     features, _ = model.features(
         batch["inputs"], segment_ids=batch.get("segment_ids"), dropout_key=dropout_key
     )
-    loss, correct = cross_entropy_sums(
-        features, model.head_kernel(), batch["targets"], batch["weights"], **loss_sizes
-    )
-    return Sums(loss, correct, jnp.sum(batch["weights"]))
+    return features, model.head_kernel(), batch["targets"], batch["weights"]
 
 
 def _microbatches(batch: dict, count: int) -> dict:

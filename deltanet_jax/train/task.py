@@ -4,7 +4,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
@@ -41,6 +41,20 @@ class Task(Protocol):
 
     def metrics(self, loss: float, accuracy: float) -> dict[str, float]:
         """The task's own figures from the mean loss (nats a prediction) and accuracy."""
+        ...
+
+
+@runtime_checkable
+class ScoresPredictions(Protocol):
+    """A task whose figures need the predictions themselves, not only how many are right."""
+
+    def score(self, examples: Batch, predictions: np.ndarray) -> dict[str, float]:
+        """The task's own figures.
+
+        Args:
+            examples: all held-out examples, stacked; [N, T] each.
+            predictions: the most probable id at every position, [N, T] int32.
+        """
         ...
 
 

@@ -54,9 +54,7 @@ def compiled_peak(model, config: TrainConfig, rows: int, columns: int, sharding)
     )
     sizes = {"positions": -(-config.loss_chunk_tokens // rows), "pieces": 1}
     graph = step.model_graph(model)
-    run = functools.partial(
-        step.train_step, graph, optimizer, sizes, 1, {"spike_sigmas": 0.0, "max_skipped_steps": 1}
-    )
+    run = functools.partial(step.train_step, graph, optimizer, sizes, 1, config.guard_sizes)
     with jax.sharding.use_abstract_mesh(aot.MESH):
         memory = jax.jit(run, donate_argnums=0).lower(state, batch).compile().memory_analysis()
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes

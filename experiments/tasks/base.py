@@ -32,6 +32,8 @@ class TaskConfig(Config):
     """Every task config has a `vocab_size` and a `seq_len`, as fields or properties."""
 
     family: ClassVar[bool] = True
+    # The figure by which runs are compared; larger is better.
+    score_name: ClassVar[str] = "accuracy"
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

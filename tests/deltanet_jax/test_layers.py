@@ -5,8 +5,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
+from deltanet_jax.layers.bottleneck import Bottleneck
 from deltanet_jax.layers.mlp import SwiGLU, default_hidden_size
 from deltanet_jax.layers.norm import l1_norm, l2_norm
 from deltanet_jax.layers.short_conv import ShortConv
@@ -74,3 +76,22 @@ def test_swiglu():
 
 def test_default_hidden_sizes_are_the_papers():
     assert [default_hidden_size(d) for d in (1024, 2048)] == [2816, 5632]
+
+
+def test_bottleneck_sees_the_last_vector_and_the_position_alone():
+    kinds = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+    layer = Bottleneck(6, init_std=1.0, norm_eps=1e-5, **kinds, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6))
+    positions = np.zeros((5, 6))
+    for p in range(5):
+        for i in range(3):
+            positions[p, i] = np.sin(p / 10_000 ** (i / 3))
+            positions[p, 3 + i] = np.cos(p / 10_000 ** (i / 3))
+    y = np.asarray(x)[:, -1:] + positions
+    for proj in (layer.first_proj, layer.second_proj):
+        y = y / np.sqrt((y * y).mean(axis=-1, keepdims=True) + 1e-5) @ proj.kernel[...]
+        y = jax.nn.gelu(y)
+    assert_close("y", layer(x), y, 1e-6)
+    assert (layer(x.at[:, :-1].set(0)) == layer(x)).all()
+    with pytest.raises(ValueError, match="^d_model: wanted an even number with bottleneck, got 5"):
+        Bottleneck(5, init_std=1.0, norm_eps=1e-5, **kinds, rngs=nnx.Rngs(0))

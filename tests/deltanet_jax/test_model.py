@@ -131,6 +131,7 @@ def test_float64_decodes_in_float64(x64):
 def test_rematerialisation_keeps_less():
     kept = {remat: kept_bytes(small_config(remat=remat), 2, 64) for remat in REMAT_POLICIES}
     assert kept["full"] < 0.5 * kept["products"] < 0.25 * kept["none"]
+    assert kept["products"] < kept["arguments"] < kept["none"]
 
 
 @pytest.mark.parametrize(("remat", "unroll"), [("products", 1), ("full", 1), ("products", 9)])
@@ -151,3 +152,9 @@ def test_rematerialisation_and_unrolling_change_nothing(remat, unroll):
     )
     for a, b in zip(ours, wanted, strict=True):
         assert_close("gradient", a, b, 1e-6)
+
+
+def test_a_bottleneck_reads_whole_sequences():
+    model = small_model(MIXERS["attention"], bottleneck=True)
+    with pytest.raises(ValueError, match="^state: wanted None, as a model with bottleneck"):
+        model(random_tokens(), state=model.init_state(2, 37))

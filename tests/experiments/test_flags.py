@@ -13,12 +13,14 @@ from experiments.presets import PRESETS
 
 # A value unlike any preset's for each flag, and the preset on which it has an effect.
 MQAR, LINEAR = "mqar/small-delta_net", "mqar/small-linear_attention"
+MAD = "mad/in_context_recall"
 TEXT, HYBRID = "language_modeling/small", "language_modeling/small-hybrid"
 VALUES = {
     "d_model": (MQAR, 48),
     "num_layers": (MQAR, 6),
     "mlp_hidden_size": (MQAR, 40),
     "tie_embeddings": (MQAR, True),
+    "bottleneck": (MQAR, True),
     "embed_dropout": (MQAR, 0.25),
     "init_std": (MQAR, 0.03),
     "norm_eps": (MQAR, 1e-5),
@@ -55,6 +57,10 @@ VALUES = {
     "num_eval_examples": (MQAR, 78),
     "power_a": (MQAR, 0.5),
     "random_non_queries": (MQAR, True),
+    "problem": (MAD, "memorization"),
+    "num_needles": ("needle/t128", 7),
+    "frac_noise": (MAD, 0.7),
+    "num_tokens_to_copy": (MAD, 5),
     "data": (TEXT, ["some/file.txt", "some/folder"]),
     "document_start": ("deltanet_340m", 1),
     "eval_fraction": (TEXT, 0.2),

@@ -2,72 +2,70 @@
 # SPDX-License-Identifier: Apache-2.0
 """MQAR: examples made by hand from the benchmark's definition, and its properties."""
 
-import collections
-
 import numpy as np
 import pytest
 
-from experiments.tasks.mqar.generator import MQARSource
+from experiments.tasks.mqar.generator import draw_examples
 from experiments.tasks.mqar.task import MQARConfig
 from tests.helpers.models import small_task
 
 
-def source(**changes):
-    values = {
-        "vocab_size": 64,
-        "seq_len": 32,
-        "num_kv_pairs": 4,
-        "num_examples": 500,
-        "power_a": 0.01,
-        "random_non_queries": False,
-        "seed": (0,),
-    }
-    return MQARSource(**(values | changes))
+def draw(count, seed=0, **changes):
+    config = small_task(**({"vocab_size": 64, "seq_len": 32, "num_kv_pairs": 4} | changes))
+    return draw_examples(np.random.default_rng(seed), config, count)
 
 
 class Scripted:
     """A generator of random numbers that draws what a person wrote down."""
 
-    def __init__(self, draws):
-        self.draws = collections.deque(draws)
+    def __init__(self, keys, values, rings):
+        self.integer_draws = [*keys, *values]
+        self.rings = np.array([rings])
 
-    def choice(self, n, size, replace, p=None):
-        assert not replace
-        wanted_n, drawn = self.draws.popleft()
-        assert (n, size) == (wanted_n, len(drawn))
-        return np.array(drawn)
+    def integers(self, low, high, size):
+        drawn = self.integer_draws.pop(0)
+        assert size == 1 and low <= drawn < high
+        return np.array([drawn])
+
+    def permuted(self, x, axis):
+        assert axis == 1
+        return x
+
+    def exponential(self, size):
+        assert self.rings.shape == size
+        return self.rings
 
 
 # Vocabulary 12: keys 1..5, values 6..11. Two pairs in 12 places leave four slots, 4, 6, 8, 10.
-# Draws: keys (0-based), values (0-based), slots.
+# Draws: keys (0-based), values (0-based), when slots ring.
 HAND_MADE = [
     (
-        [(5, [2, 0]), (6, [1, 5]), (4, [0, 3])],
+        ([2, 0], [1, 5], [0.001, 9, 9, 0.1]),
         # key 3 -> value 7, key 1 -> value 11; key 3 asked in slot 0, key 1 in slot 3
         [3, 7, 1, 11, 3, 0, 0, 0, 0, 0, 1, 0],
         {4: 7, 10: 11},
     ),
     (
-        [(5, [4, 1]), (6, [0, 2]), (4, [2, 1])],
-        # key 5 -> value 6, key 2 -> value 8; key 2 is asked first
-        [5, 6, 2, 8, 0, 0, 2, 0, 5, 0, 0, 0],
+        ([3, 3], [0, 2], [9, 0.1, 0.001, 9]),
+        # the second key would be the first again, so it is the last: key 4 -> 6, key 5 -> 8;
+        # key 5 is asked first
+        [4, 6, 5, 8, 0, 0, 5, 0, 4, 0, 0, 0],
         {6: 8, 8: 6},
     ),
 ]
 
 
 @pytest.mark.parametrize(("draws", "inputs", "answers"), HAND_MADE)
-def test_examples_made_by_hand(monkeypatch, draws, inputs, answers):
-    monkeypatch.setattr(np.random, "default_rng", lambda seed: Scripted(draws))
-    example = source(vocab_size=12, seq_len=12, num_kv_pairs=2)[0]
+def test_examples_made_by_hand(draws, inputs, answers):
+    config = MQARConfig(vocab_size=12, seq_len=12, num_kv_pairs=2)
+    example = {k: v[0] for k, v in draw_examples(Scripted(*draws), config, 1).items()}
     assert example["inputs"].tolist() == inputs
     assert example["weights"].tolist() == [float(i in answers) for i in range(12)]
     assert {i: example["targets"][i] for i in answers} == answers
 
 
 def test_every_key_is_asked_once_at_an_even_place_for_its_own_value():
-    for i in range(50):
-        example = source()[i]
+    for example in rows(draw(50)):
         inputs, targets, weights = (example[k] for k in ("inputs", "targets", "weights"))
         pairs = dict(zip(inputs[0:8:2], inputs[1:8:2], strict=True))
         assert len(pairs) == 4 and len(set(pairs.values())) == 4
@@ -79,23 +77,43 @@ def test_every_key_is_asked_once_at_an_even_place_for_its_own_value():
         assert (inputs[blanks] == 0).all()
 
 
-def test_queries_come_early_as_the_power_law_says():
-    """Slot i has weight (i + 1)^(a - 1): the first is drawn about as often as simulated."""
-    examples = source(num_kv_pairs=1, seq_len=32, num_examples=4000)
-    first = np.mean([examples[i]["weights"][2] for i in range(2000)])
+def test_keys_and_values_are_drawn_uniformly():
+    examples = draw(4000)
+    for place, ids in ((0, 31), (6, 31), (1, 32), (7, 32)):
+        counts = np.bincount(examples["inputs"][:, place])
+        assert (counts > 0).sum() == ids
+        assert counts[counts > 0].min() > 0.6 * 4000 / ids
+        assert counts.max() < 1.4 * 4000 / ids
+
+
+def test_queries_come_as_the_power_law_says():
+    """Slot i has weight (i + 1)^(a - 1), without replacement; numpy's sequential draws beside."""
+    asked = draw(4000, num_kv_pairs=3)["weights"][:, 6::2].mean(axis=0)
+    weights = np.arange(1, 14) ** -0.99
+    rng, wanted = np.random.default_rng(1), np.zeros(13)
+    for _ in range(4000):
+        wanted[rng.choice(13, 3, replace=False, p=weights / weights.sum())] += 1 / 4000
+    np.testing.assert_allclose(asked, wanted, atol=0.04)
+    first = draw(4000, num_kv_pairs=1)["weights"][:, 2].mean()
     weights = np.arange(1, 16) ** -0.99
-    assert first == pytest.approx(weights[0] / weights.sum(), abs=0.04)
+    assert first == pytest.approx(weights[0] / weights.sum(), abs=0.03)
 
 
-def test_examples_depend_on_index_and_stream_alone():
-    a, b = source(), source()
-    assert (a[7]["inputs"] == b[7]["inputs"]).all()
-    assert (a[7]["inputs"] != a[8]["inputs"]).any()
-    assert (a[7]["inputs"] != source(seed=(1,))[7]["inputs"]).any()
+def test_the_order_of_queries_is_not_that_of_pairs():
+    """The first key is asked earliest, as its slot is drawn first; but not always."""
+    earliest = [np.argmax(e["inputs"][8:] > 0) + 8 for e in rows(draw(2000))]
+    examples = draw(2000)["inputs"]
+    share = np.mean(examples[np.arange(2000), earliest] == examples[:, 0])
+    assert 0.3 < share < 0.6
+
+
+def test_examples_depend_on_the_seed_alone():
+    assert (draw(3)["inputs"] == draw(3)["inputs"]).all()
+    assert (draw(3)["inputs"] != draw(3, seed=1)["inputs"]).any()
 
 
 def test_random_non_queries_fill_the_blanks():
-    example = source(random_non_queries=True)[0]
+    example = rows(draw(1, random_non_queries=True))[0]
     blanks = np.flatnonzero(example["weights"] == 0)[8:]
     assert len(set(example["inputs"][blanks])) > 5
 

@@ -5,13 +5,12 @@
 import dataclasses
 from typing import ClassVar
 
-import grain
+import numpy as np
 
 from deltanet_jax.config import check_at_least
-from experiments.tasks.base import TaskConfig, shuffled_epochs
-from experiments.tasks.mqar.generator import MQARSource
-
-TRAIN_STREAM, EVAL_STREAM = 0, 1
+from experiments.tasks.base import TaskConfig
+from experiments.tasks.mqar.generator import draw_examples
+from experiments.tasks.synthetic import SyntheticTask, in_blocks, unlike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +24,7 @@ class MQARConfig(TaskConfig):
         num_train_examples, num_eval_examples: examples of an epoch and of an evaluation.
         power_a: the smaller, the sooner after the pairs the queries come.
         random_non_queries: fill the places between queries with random ids instead of blanks.
-        data_seed: of both streams and of the shuffling.
+        data_seed: of all examples and of the shuffling.
     """
 
     kind: ClassVar[str] = "mqar"
@@ -59,35 +58,15 @@ class MQARConfig(TaskConfig):
         return MQARTask(self)
 
 
-class MQARTask:
+class MQARTask(SyntheticTask):
     """Batches of recall; accuracy is the share of queries answered with the right value."""
 
     def __init__(self, config: MQARConfig):
-        self.config = config
-        self.vocab_size = config.vocab_size
+        rng = np.random.default_rng(config.data_seed)
 
-    def _source(self, stream: int, num_examples: int) -> MQARSource:
-        c = self.config
-        return MQARSource(
-            vocab_size=c.vocab_size,
-            seq_len=c.seq_len,
-            num_kv_pairs=c.num_kv_pairs,
-            num_examples=num_examples,
-            power_a=c.power_a,
-            random_non_queries=c.random_non_queries,
-            seed=(c.data_seed, stream),
-        )
+        def draw(count: int) -> dict[str, np.ndarray]:
+            return in_blocks(lambda n: draw_examples(rng, config, n), count)
 
-    def train_dataset(self, batch_size: int) -> grain.IterDataset:
-        """Epochs over the training examples, each in another order."""
-        source = self._source(TRAIN_STREAM, self.config.num_train_examples)
-        return shuffled_epochs(source, self.config.data_seed, batch_size)
-
-    def eval_dataset(self) -> grain.MapDataset:
-        """Examples of a stream that training never draws from."""
-        return grain.MapDataset.source(self._source(EVAL_STREAM, self.config.num_eval_examples))
-
-    def metrics(self, loss: float, accuracy: float) -> dict[str, float]:
-        """Nothing beyond loss and accuracy."""
-        del loss, accuracy
-        return {}
+        train = draw(config.num_train_examples)
+        held_out = unlike(train["inputs"], draw, config.num_eval_examples, "inputs")
+        super().__init__(config.vocab_size, config.data_seed, train, held_out)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from deltanet_jax.train.loss import cross_entropy_sums
+from deltanet_jax.train.loss import cross_entropy_sums, cross_entropy_sums_and_predictions
 
 
 def make_inputs(dtype=jnp.float32, batch=3, length=11, width=8, vocab_size=50):
@@ -43,6 +43,11 @@ def test_values_and_gradients(positions, pieces):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7)
     undifferentiated = cross_entropy_sums(features, kernel, targets, weights, **sizes)
     np.testing.assert_allclose(undifferentiated[0] / weights.sum(), got[0][0], rtol=1e-6)
+    *sums, predictions = cross_entropy_sums_and_predictions(
+        features, kernel, targets, weights, **sizes
+    )
+    assert sums == list(undifferentiated)
+    assert (predictions == jnp.argmax(features @ kernel, axis=-1)).all()
 
 
 def test_bfloat16_features_are_summed_in_float32():

@@ -1,0 +1,275 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and pictures of the synthetic suites, from the records of sweeps.
+
+A record is a sweep's directory below experiments/results/suites, without its checkpoints:
+config.json, machine.json, runs.jsonl. Nothing is written of a suite that has no record.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deltanet_jax.model import ModelConfig
+from deltanet_jax.train.metrics import read_metrics
+from experiments.plots import save_suite_plot
+from experiments.run_config import RunConfig
+from experiments.sweep import best
+from experiments.tasks.mad.task import GRID
+from experiments.tasks.synthetic import LENGTHS
+
+RESULTS = Path(__file__).resolve().parent / "results" / "suites"
+MIXER_NAMES = {
+    "delta_net": "DeltaNet",
+    "gated_delta_net": "Gated DeltaNet",
+    "delta_product": "DeltaProduct",
+    "attention": "Transformer++",
+    "gla": "GLA",
+    "linear_attention": "linear attention",
+    "retnet": "RetNet",
+    "mamba": "Mamba",
+    "rwkv4": "RWKV-4",
+    "hyena": "Hyena",
+}
+
+PAPERS_DIFFICULTY = (512, 64)  # tokens, pairs
+
+
+class Record(NamedTuple):
+    """What came out of a sweep.
+
+    Attributes:
+        config: of its runs.
+        model: short name of the model.
+        best: what `experiments.sweep.best` says.
+        members: how many runs.
+        figures: of the best runs at the last step, each a mean over seeds; None if one was not
+            finite.
+        commit: of the code.
+    """
+
+    config: RunConfig
+    model: str
+    best: dict[str, Any]
+    members: int
+    figures: dict[str, float | None]
+    commit: str
+
+
+def model_name(model: ModelConfig) -> str:
+    """Its mixers, with what tells the suites' models apart: "DeltaNet, conv, beta in (0, 2)"."""
+    names = []
+    for mixer in model.layer_pattern:
+        name = MIXER_NAMES.get(mixer.kind, mixer.kind)
+        if steps := getattr(mixer, "num_householder", 0):
+            name += f" of {steps} steps"
+        name += ", conv" if getattr(mixer, "conv_size", 0) else ""
+        name += ", beta in (0, 2)" if getattr(mixer, "allow_neg_eigval", False) else ""
+        names += [] if name in names else [name]
+    return " + ".join(names)
+
+
+def read_records(results: Path) -> list[Record]:
+    """All finished sweeps below `results`, by folder name; those still at work are left out."""
+    records = []
+    for path in sorted(results.glob("**/runs.jsonl")):
+        header = json.loads((path.parent / "config.json").read_text())
+        machine = json.loads((path.parent / "machine.json").read_text())
+        config = RunConfig.from_dict(header["run"])
+        rows = [r for r in read_metrics(path) if r["step"] == config.train.num_steps]
+        if len(rows) < len(header["members"]):
+            continue
+        chosen = best(rows, config)
+        mine = [
+            r for r in rows if all(r[k] == chosen[k] for k in ("learning_rate", "weight_decay"))
+        ]
+        names = mine[0].keys() - {"learning_rate", "weight_decay", "seed", "step"}
+        figures = {name: _mean([r[name] for r in mine]) for name in names}
+        records.append(
+            Record(
+                config,
+                model_name(config.model),
+                chosen,
+                len(header["members"]),
+                figures,
+                (machine["commit"] or "unknown")[:10],
+            )
+        )
+    return records
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(values) / len(values)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _ours(
+    records: Sequence[Record], column: Callable[[Record], Any]
+) -> dict[str, dict[str, float]]:
+    """Model -> column -> best mean score in percent."""
+    scores: dict[str, dict[str, float]] = {}
+    for record in records:
+        if record.best["mean_score"] is not None:
+            columns, name = scores.setdefault(record.model, {}), str(column(record))
+            columns[name] = max(columns.get(name, 0.0), 100 * record.best["mean_score"])
+    return scores
+
+
+def _table(
+    head: str,
+    columns: Sequence[str],
+    ours: dict[str, dict[str, float]],
+    paper: dict[str, dict[str, float]],
+) -> list[str]:
+    """A row a model, ours / the paper's; models of ours first."""
+    lines = ["| " + " | ".join((head, *columns)) + " |", "|---" * (1 + len(columns)) + "|"]
+    for model in (*ours, *(name for name in paper if name not in ours)):
+        cells = []
+        for column in columns:
+            values = (side.get(model, {}).get(column) for side in (ours, paper))
+            cells.append(" / ".join(_percent(value) for value in values))
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _budget(records: Sequence[Record]) -> str:
+    """What was spent, said of all records of a table."""
+
+    def span(values: Sequence[float]) -> str:
+        low, high = min(values), max(values)
+        return f"{low:,g}" if low == high else f"{low:,g} to {high:,g}"
+
+    steps = span([r.config.train.num_steps for r in records])
+    runs = span([r.members for r in records])
+    seeds = span([len(r.best["scores"]) for r in records])
+    commits = ", ".join(sorted({r.commit for r in records}))
+    return (
+        f"Ours / the paper's, in %; {steps} steps, best of {runs} runs, {seeds} seeds, commit "
+        f"{commits}."
+    )
+
+
+def mqar_section(records: Sequence[Record], paper: dict) -> list[str]:
+    """MQAR by width, a table a difficulty; the paper has the hardest."""
+    lines = []
+    for seq_len, pairs in sorted({_difficulty(r) for r in records}):
+        mine = [r for r in records if _difficulty(r) == (seq_len, pairs)]
+        published = paper if (seq_len, pairs) == PAPERS_DIFFICULTY else {}
+        ours = _ours(mine, lambda r: r.config.model.d_model)
+        lines += [
+            f"MQAR, {seq_len} tokens, {pairs} pairs, accuracy by width:",
+            "",
+            *_table("model", ("64", "128", "256", "512"), ours, published),
+            "",
+            _budget(mine),
+            "",
+        ]
+        if published:
+            lines += ["![MQAR](experiments/results/suites/mqar.png)", ""]
+    return lines[:-1]
+
+
+def _difficulty(record: Record) -> tuple[int, int]:
+    return record.config.task.seq_len, record.config.task.num_kv_pairs
+
+
+def mad_section(records: Sequence[Record], paper: dict) -> list[str]:
+    """MAD: a problem's score is the mean over the settings recorded."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for r in records:
+        if r.best["mean_score"] is not None:
+            scores = found.setdefault(r.model, {}).setdefault(r.config.task.problem, [])
+            scores.append(100 * r.best["mean_score"])
+    ours = {
+        model: {problem: sum(s) / len(s) for problem, s in problems.items()}
+        for model, problems in found.items()
+    }
+    ours, paper = (
+        {
+            model: scores | ({"mean": sum(scores.values()) / 6} if len(scores) == 6 else {})
+            for model, scores in side.items()
+        }
+        for side in (ours, paper)
+    )
+    counts = [
+        f"{model}: {problem} {len(scores)} of {1 + len(GRID[problem][1])}"
+        for model, problems in found.items()
+        for problem, scores in sorted(problems.items())
+    ]
+    return [
+        "MAD, macro accuracy, mean over settings:",
+        "",
+        *_table("model", (*sorted(GRID), "mean"), ours, paper),
+        "",
+        _budget(records),
+        f"Settings: {'; '.join(counts)}.",
+    ]
+
+
+def regbench_section(records: Sequence[Record], paper: dict) -> list[str]:
+    """RegBench by number of training automata."""
+    ours = _ours(records, lambda r: r.config.task.num_train_examples)
+    return [
+        "RegBench, legal next letters by number of training examples:",
+        "",
+        *_table("model", ("2500", "5000", "10000", "20000"), ours, paper),
+        "",
+        _budget(records),
+        "",
+        "![RegBench](experiments/results/suites/regbench.png)",
+    ]
+
+
+def lengths_section(records: Sequence[Record], what: str) -> list[str]:
+    """Accuracy at and beyond the training length; nothing published stands beside it."""
+    figures = [f"accuracy_{factor}x" for factor in LENGTHS]
+    lines = [
+        f"{what}, accuracy at multiples of the training length T, in %:",
+        "",
+        "| task | model | " + " | ".join(f"{factor} T" for factor in LENGTHS) + " | seeds |",
+        "|---" * (3 + len(LENGTHS)) + "|",
+    ]
+    for r in records:
+        task = r.config.task
+        name = f"{getattr(task, 'problem', task.kind)}, T = {task.seq_len}"
+        found = (r.figures[figure] for figure in figures)
+        cells = " | ".join(_percent(None if f is None else 100 * f) for f in found)
+        lines.append(f"| {name} | {r.model} | {cells} | {len(r.best['scores'])} |")
+    return lines
+
+
+def suites_section(results: Path = RESULTS) -> str:
+    """All tables for which there are records."""
+    records, paper = read_records(results), json.loads((RESULTS / "paper.json").read_text())
+    of = {kind: [r for r in records if r.config.task.kind == kind] for kind in SECTIONS}
+    parts = [make(of[kind], paper) for kind, make in SECTIONS.items() if of[kind]]
+    if any(parts):
+        parts.append([f"The paper's numbers: {paper['source']}"])
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+SECTIONS: dict[str, Callable[[Sequence[Record], dict], list[str]]] = {
+    "mqar": lambda records, paper: mqar_section(records, paper["mqar"]),
+    "mad": lambda records, paper: mad_section(records, paper["mad"]),
+    "regbench": lambda records, paper: regbench_section(records, paper["regbench"]),
+    "state_tracking": lambda records, paper: lengths_section(records, "State tracking"),
+    "needle": lambda records, paper: lengths_section(records, "Needles in a haystack"),
+}
+
+
+def save_suite_pictures(results: Path = RESULTS) -> None:
+    """mqar.png and regbench.png in `results`, each if there are records."""
+    records, paper = read_records(results), json.loads((RESULTS / "paper.json").read_text())
+    for kind, column, label in (
+        ("mqar", lambda r: r.config.model.d_model, "width"),
+        ("regbench", lambda r: r.config.task.num_train_examples, "training examples"),
+    ):
+        mine = [r for r in records if r.config.task.kind == kind]
+        if kind == "mqar":
+            mine = [r for r in mine if _difficulty(r) == PAPERS_DIFFICULTY]
+        if mine:
+            save_suite_plot(results / f"{kind}.png", _ours(mine, column), paper[kind], label)

@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs side by side: each is the run of its own; tables, resuming, divergence."""
+
+import functools
+import math
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from deltanet_jax.sharding import MeshConfig
+from deltanet_jax.train import sweep
+from deltanet_jax.train.config import OptimizerConfig, TrainConfig
+from deltanet_jax.train.loop import train
+from deltanet_jax.train.metrics import read_metrics
+from deltanet_jax.train.sweep import Member, Runs, RunTable, grid, train_members
+from tests.helpers.models import MIXERS, small_config, small_task
+
+MODEL = small_config(MIXERS["attention"], embed_dropout=0.1, init_std=0.05, mlp_hidden_size=0)
+CONFIG = TrainConfig(
+    num_steps=23,
+    batch_size=8,
+    eval_every_steps=6,
+    checkpoint_every_steps=12,
+    mesh=MeshConfig(data=1),
+    optimizer=OptimizerConfig(min_learning_rate=1e-4, warmup_steps=4),
+)
+MEMBERS = [Member(1e-2, 0.5, 3), Member(1e-2, 0.0, 3), Member(3e-3, 0.5, 3), Member(1e-2, 0.5, 4)]
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once():
+    """The same programs for every sweep of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = functools.cache(lambda model, config, members: Runs(model, config, members))
+        patch.setattr(sweep, "Runs", lambda m, c, members: made(m, c, tuple(members)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The rows of an uninterrupted sweep."""
+    workdir = tmp_path_factory.mktemp("sweep")
+    train_members(MODEL, CONFIG, small_task().make(), MEMBERS, workdir)
+    return read_metrics(workdir / "runs.jsonl")
+
+
+def of(rows, member):
+    return [row for row in rows if Member(*(row[k] for k in Member._fields)) == member]
+
+
+def test_grid_has_every_combination():
+    members = grid([1e-3, 1e-2], [0.0, 0.1], [0, 1, 2])
+    assert len(set(members)) == 12
+    assert members[0] == (1e-3, 0.0, 0) and members[1] == (1e-3, 0.0, 1)
+
+
+def test_every_member_reports_at_every_evaluation(swept):
+    assert [row["step"] for row in swept] == [s for s in (6, 12, 18, 23) for _ in MEMBERS]
+    for member in MEMBERS:
+        losses = [row["loss"] for row in of(swept, member)]
+        assert len(losses) == 4 and losses[-1] < losses[0]
+
+
+def test_a_member_is_the_run_of_its_own(swept, tmp_path, monkeypatch):
+    """Loss of the first member against `train` with its values; and not that of any other."""
+    member = MEMBERS[0]
+    config = CONFIG.replace(
+        seed=member.seed,
+        optimizer=CONFIG.optimizer.replace(
+            learning_rate=member.learning_rate, weight_decay=member.weight_decay
+        ),
+    )
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    train(MODEL, config, small_task().make(), tmp_path)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "eval/loss" in row]
+    alone = np.array([row["eval/loss"] for row in rows])
+    together = {m: np.array([row["loss"] for row in of(swept, m)]) for m in MEMBERS}
+    np.testing.assert_allclose(together[member], alone, rtol=2e-6)
+    for other in MEMBERS[1:]:
+        assert abs(together[other][-1] / alone[-1] - 1) > 1e-4, other
+
+
+def changed(task, **changes):
+    names = ("vocab_size", "train_dataset", "eval_dataset", "metrics")
+    return types.SimpleNamespace(**({name: getattr(task, name) for name in names} | changes))
+
+
+def test_an_interrupted_sweep_ends_with_the_same_rows(swept, tmp_path):
+    """Stopped after the evaluation of step 18; resumed from the checkpoint of step 12."""
+    task = small_task().make()
+    table = tmp_path / "runs.jsonl"
+
+    def crash_at_the_end(loss, accuracy):
+        if table.exists() and len(read_metrics(table)) == 3 * len(MEMBERS):
+            raise Crash
+        return {}
+
+    with pytest.raises(Crash):
+        train_members(MODEL, CONFIG, changed(task, metrics=crash_at_the_end), MEMBERS, tmp_path)
+    assert read_metrics(table)[-1]["step"] == 18
+    train_members(MODEL, CONFIG, task, MEMBERS, tmp_path)
+    assert read_metrics(table) == swept
+
+    def never(batch_size):
+        raise AssertionError("a finished sweep was trained again")
+
+    train_members(MODEL, CONFIG, changed(task, train_dataset=never), MEMBERS, tmp_path)
+
+
+def test_figures_that_are_not_finite_are_null(tmp_path):
+    table = RunTable(tmp_path / "runs.jsonl")
+    table.write(5, MEMBERS[:2], [{"loss": float("nan"), "accuracy": 0.5}, {"loss": 1.0}])
+    table.write(9, MEMBERS[:1], [{"loss": 1.0}])
+    assert table.rows()[0] == {**MEMBERS[0]._asdict(), "step": 5, "loss": None, "accuracy": 0.5}
+    assert table.finished(MEMBERS[0], 9) and not table.finished(MEMBERS[1], 9)
+    table.forget_after(4, MEMBERS[:1])
+    assert table.rows() == [{**MEMBERS[1]._asdict(), "step": 5, "loss": 1.0}]
+
+
+def test_a_member_that_only_skips_has_no_figures():
+    results = [{"loss": 1.0, "accuracy": 0.5}, {"loss": 2.0, "accuracy": 0.1}]
+    stopped, other = sweep.without_figures(results, [True, False])
+    assert stopped.keys() == other.keys() and all(map(math.isnan, stopped.values()))
+    assert other == results[1]
+
+
+def test_a_mesh_is_refused(tmp_path):
+    config = CONFIG.replace(mesh=MeshConfig(data=1, fsdp=2))
+    with pytest.raises(ValueError, match="^mesh_fsdp: wanted 1, as a sweep runs on one device"):
+        train_members(MODEL, config, small_task().make(), MEMBERS, tmp_path)

@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The suites' presets are the settings that the protocols name."""
+
+import re
+
+import pytest
+
+from experiments.suite_presets import SUITE_PRESETS
+
+
+def names(pattern):
+    return [name for name in SUITE_PRESETS if re.fullmatch(pattern, name)]
+
+
+def test_there_is_a_preset_for_every_setting():
+    assert len(names("mqar/.*")) == 4 * 4 * 2
+    assert len(names("mad/.*")) == 66
+    assert len(names("regbench/.*")) == 4 * 2
+    assert len(names("state_tracking/.*")) == 4 * 2
+
+
+def test_mqar_is_zoologys_figure_with_the_papers_heads():
+    sizes = {64: (4, 512), 128: (8, 512), 256: (16, 256), 512: (64, 128)}
+    for name in names("mqar/.*"):
+        config = SUITE_PRESETS[name]()
+        length, width, conv = re.fullmatch(r"mqar/t(\d+)-d(\d+)(-conv)?", name).groups()
+        (mixer,) = config.model.layer_pattern
+        assert (config.task.seq_len, config.model.d_model) == (int(length), int(width))
+        assert (mixer.num_heads, mixer.conv_size) == (2, 4 if conv else 0)
+        assert (config.task.num_kv_pairs, config.train.batch_size) == sizes[int(length)]
+        epochs = config.train.num_steps * config.train.batch_size / config.task.num_train_examples
+        assert epochs == pytest.approx(64, abs=0.01)
+        assert config.task.vocab_size == 8192 and config.model.mlp_hidden_size == 0
+
+
+def test_mad_changes_one_thing_at_a_time():
+    for problem in {name.split("-")[0] for name in names("mad/.*")}:
+        baseline = SUITE_PRESETS[problem]()
+        assert (baseline.train.num_steps, baseline.model.bottleneck) == (
+            400 if "memor" in problem else 20_000,
+            "compression" in problem,
+        )
+        for name in names(f"{problem}-.*"):
+            _, option, value = name.split("-")
+            task = SUITE_PRESETS[name]().task
+            assert str(getattr(task, option)) == value
+            assert task.replace(**{option: getattr(baseline.task, option)}) == baseline.task
+
+
+def test_regbench_and_state_tracking():
+    config = SUITE_PRESETS["regbench/5000-conv"]()
+    assert (config.task.num_train_examples, config.model.layer_pattern[0].conv_size) == (5000, 4)
+    assert config.train.num_steps == 90 * 5000 // 32
+    for problem in ("parity", "modular_arithmetic", "s3", "s5"):
+        both = [SUITE_PRESETS[f"state_tracking/{problem}{s}"]() for s in ("", "-positive")]
+        assert [c.model.layer_pattern[0].allow_neg_eigval for c in both] == [True, False]
+        assert both[0].task == both[1].task and both[0].train == both[1].train

@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of the suites: ours and the paper's numbers where they belong, from made-up records."""
+
+import json
+
+import pytest
+
+from deltanet_jax.mixers.attention import AttentionConfig
+from deltanet_jax.mixers.delta_net import DeltaNetConfig
+from experiments.presets import PRESETS
+from experiments.suites_report import (
+    RESULTS,
+    model_name,
+    read_records,
+    save_suite_pictures,
+    suites_section,
+)
+
+
+def record(folder, preset, scores, learning_rates=(1e-3, 1e-2), model=None, **figures):
+    """A sweep over two rates and the seeds of `scores`, of which the second rate is the better."""
+    config = PRESETS[preset]()
+    if model is not None:
+        config = config.replace(model=config.model.replace(layer_pattern=(model,)))
+    folder.mkdir(parents=True)
+    members = [
+        {"learning_rate": rate, "weight_decay": 0.1, "seed": seed}
+        for rate in learning_rates
+        for seed in range(len(scores))
+    ]
+    (folder / "config.json").write_text(json.dumps({"run": config.to_dict(), "members": members}))
+    (folder / "machine.json").write_text(json.dumps({"commit": "0123456789abcdef"}))
+    rows = []
+    for member in members:
+        worse = 0.0 if member["learning_rate"] == learning_rates[-1] else 0.3
+        score = scores[member["seed"]] - worse
+        rows.append(member | {"step": config.train.num_steps, "loss": 1.0} | figures)
+        rows[-1][config.task.score_name] = score
+        rows.append(rows[-1] | {"step": 1, config.task.score_name: 1.0})
+    (folder / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def lines_of(text, begin):
+    return [line for line in text.splitlines() if line.startswith(begin)]
+
+
+def test_without_records_there_is_nothing(tmp_path):
+    assert suites_section(tmp_path) == ""
+    save_suite_pictures(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_sweep_is_left_out(tmp_path):
+    record(tmp_path / "a", "mqar/t512-d64", [0.9])
+    path = tmp_path / "a" / "runs.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    assert read_records(tmp_path) == []
+
+
+def test_mqar_stands_beside_the_papers(tmp_path):
+    record(tmp_path / "a", "mqar/t512-d64", [0.99, 1.0])
+    record(tmp_path / "b", "mqar/t512-d128", [0.97, 0.96])
+    record(tmp_path / "c", "mqar/t64-d64-conv", [0.5])
+    text = suites_section(tmp_path)
+    assert "| DeltaNet | 99.5 / 100.0 | 96.5 / 100.0 | – / 100.0 | – / 100.0 |" in text
+    assert "| Mamba | – / 81.0 | – / 100.0 | – / 100.0 | – / 100.0 |" in text
+    assert lines_of(text, "| DeltaNet, conv") == [
+        "| DeltaNet, conv | 50.0 / – | – / – | – / – | – / – |"
+    ]
+    assert "best of 4 runs, 2 seeds, commit 0123456789." in text
+    assert text.index("MQAR, 64 tokens, 4 pairs") < text.index("MQAR, 512 tokens, 64 pairs")
+    save_suite_pictures(tmp_path)
+    assert (tmp_path / "mqar.png").stat().st_size > 10_000
+    assert not (tmp_path / "regbench.png").exists()
+
+
+def test_mad_is_the_mean_over_settings(tmp_path):
+    record(tmp_path / "a", "mad/compression", [0.4])
+    record(tmp_path / "b", "mad/compression-seq_len-64", [0.2])
+    text = suites_section(tmp_path)
+    (line,) = lines_of(text, "| DeltaNet, conv")
+    cells = [cell.strip() for cell in line.split("|")[2:-1]]
+    assert cells[0] == "30.0 / 42.2" and cells[1] == "– / 35.7" and cells[-1] == "– / 71.8"
+    assert "DeltaNet, conv: compression 2 of 11" in text
+
+
+def test_regbench_and_lengths(tmp_path):
+    record(tmp_path / "a", "regbench/5000-conv", [0.873])
+    lengths = {f"accuracy_{n}x": 1 / n for n in (1, 2, 4, 8)}
+    record(tmp_path / "b", "state_tracking/parity", [0.125], **lengths)
+    record(tmp_path / "c", "needle/t128", [0.125], model=AttentionConfig(num_heads=2), **lengths)
+    text = suites_section(tmp_path)
+    assert "| DeltaNet, conv | – / 81.3 | 87.3 / 87.3 | – / 88.8 | – / 93.1 |" in text
+    wanted = "| 100.0 | 50.0 | 25.0 | 12.5 | 1 |"
+    assert f"| parity, T = 40 | DeltaNet, conv, beta in (0, 2) {wanted}" in text
+    assert f"| needle, T = 128 | Transformer++ {wanted}" in text
+
+
+def test_hybrids_are_named_after_both_mixers():
+    pattern = (DeltaNetConfig(conv_size=0), AttentionConfig(), DeltaNetConfig(conv_size=0))
+    model = PRESETS["mqar/t64-d64"]().model.replace(num_layers=3, layer_pattern=pattern)
+    assert model_name(model) == "DeltaNet + Transformer++"
+
+
+def test_the_papers_means_are_those_it_prints():
+    """Row means of the MAD table, re-computed."""
+    printed = {"Transformer": 74.5, "Hyena": 66.0, "MH-Hyena": 73.2, "Mamba": 69.3, "GLA": 60.0}
+    paper = json.loads((RESULTS / "paper.json").read_text())["mad"]
+    for model, mean in (printed | {"DeltaNet, conv": 71.8}).items():
+        assert sum(paper[model].values()) / 6 == pytest.approx(mean, abs=0.051)
