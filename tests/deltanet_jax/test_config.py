@@ -73,6 +73,7 @@ def test_a_missing_key_is_named():
         (lambda: MIXERS["delta_net"].replace(qk_norm="l3"), "qk_norm: wanted one of"),
         (lambda: MIXERS["delta_net"].replace(chunk_size=48), "chunk_size: wanted one of"),
         (lambda: MIXERS["gated_delta_net"].replace(implementation="pallas"), "implementation: "),
+        (lambda: MIXERS["gated_delta_net"].replace(residuals="save"), "residuals: wanted one of"),
         (lambda: MIXERS["delta_product"].replace(num_householder=0), "num_householder: wanted at"),
         (lambda: MIXERS["gla"].replace(decay_rank=0), "decay_rank: wanted at least 1, got 0"),
         (lambda: MIXERS["gla"].replace(decay_temperature=0.5), "decay_temperature: wanted at"),

@@ -174,8 +174,9 @@ def test_the_first_implementation_that_does_not_refuse_is_timed(bench, caplog):
         L2_NORM, implementations={**L2_NORM.implementations, "pallas": refuses}
     )
     inputs = L2_NORM.make_inputs(jax.random.key(0), L2_NORM.reduced_shapes[0])
+    before = set(bench.refusals)  # of the tests that shared it
     candidate = bench.ours(operation, "forward", [inputs])
-    assert candidate.name == "xla" and bench.refusals == {"not on Tuesdays"}
+    assert candidate.name == "xla" and bench.refusals - before == {"not on Tuesdays"}
     q, _ = candidate.calls[0]()
     expected, _ = timed_call(L2_NORM.implementations["xla"], "forward")(inputs)
     assert (q == expected).all()
