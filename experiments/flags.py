@@ -243,6 +243,8 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("remat", "products", "what a layer keeps: none, products, arguments, full")
     flags.DEFINE_string("residuals", "recompute", "of the delta rule: recompute, save")
     flags.DEFINE_integer("scan_unroll", 24, "periods laid out in each step of the scan over depth")
+    for axis in ("data", "fsdp", "tensor", "sequence"):
+        flags.DEFINE_integer(f"mesh_{axis}", 1, MESH[f"mesh_{axis}"][1], lower_bound=1)
     flags.DEFINE_integer("steps", 20, "timed steps", lower_bound=1)
     flags.DEFINE_float("case_seconds", 600.0, "a case that takes longer fails", lower_bound=1.0)
     flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/train.jsonl")

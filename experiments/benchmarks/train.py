@@ -11,6 +11,7 @@ compiled to the first step's end. Rows are JSON lines, written as they are finis
 
 import dataclasses
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from deltanet_jax import accounting
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
+from deltanet_jax.sharding import MESH_AXES, MeshConfig
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import put_batch
 from deltanet_jax.train.loop import Trainer
@@ -48,6 +50,7 @@ class Case:
         param_dtype: of stored weights and so of the optimiser's state.
         remat, scan_unroll: of ModelConfig.
         residuals: of DeltaNetConfig.
+        mesh: devices along each axis; their product is how many are used.
         steps: timed.
     """
 
@@ -59,11 +62,12 @@ class Case:
     remat: str
     scan_unroll: int
     residuals: str
+    mesh: dict[str, int]
     steps: int
 
 
-def time_ours(case: Case, devices=None, **changes) -> dict[str, object]:
-    """One row, on `devices` (all by default); `changes` of the model are for trying out."""
+def time_ours(case: Case, **changes) -> dict[str, object]:
+    """One row; `changes` of the model are for trying out."""
     start = time.perf_counter()
     model = PRESETS[case.preset]().model
     pattern = tuple(
@@ -76,8 +80,9 @@ def time_ours(case: Case, devices=None, **changes) -> dict[str, object]:
         num_steps=1000,
         batch_size=case.rows,
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
+        mesh=MeshConfig(**case.mesh),
     )
-    trainer = Trainer(model, config, devices)
+    trainer = Trainer(model, config, jax.devices()[: math.prod(case.mesh.values())])
     task = TokensConfig(vocab_size=model.vocab_size, seq_len=case.columns).make()
     data = iter(task.train_dataset(case.rows))
     state = trainer.init()
@@ -137,6 +142,9 @@ def make_row(
 def cases(values: flags.FlagValues) -> list[Case]:
     """From the flags. Raises ValueError with the flag's name."""
     found = []
+    names = ("param_dtype", "remat", "scan_unroll", "residuals", "steps")
+    options = {name: getattr(values, name) for name in names}
+    mesh = {axis: getattr(values, f"mesh_{axis}") for axis in MESH_AXES}
     for preset in values.presets:
         if preset not in PRESETS:
             raise ValueError(f"presets: wanted some of {sorted(PRESETS)}, got {preset!r}")
@@ -150,19 +158,7 @@ def cases(values: flags.FlagValues) -> list[Case]:
                     raise ValueError(f"implementations: wanted ours, fla, got {implementation!r}")
                 if implementation == "fla" and preset != "deltanet_1b3":
                     continue  # the model whose sizes train_fla.py has
-                found.append(
-                    Case(
-                        preset,
-                        implementation,
-                        rows,
-                        columns,
-                        values.param_dtype,
-                        values.remat,
-                        values.scan_unroll,
-                        values.residuals,
-                        values.steps,
-                    )
-                )
+                found.append(Case(preset, implementation, rows, columns, mesh=mesh, **options))
     return found
 
 
@@ -204,8 +200,10 @@ def main(argv: list[str]) -> None:
             tqdm.write(f"FAILED {error}", file=sys.stderr)
             continue
         memory = row["peak_memory_bytes"]
+        devices = math.prod(case.mesh.values())
         tqdm.write(
-            f"{case.preset} {case.rows}x{case.columns} {case.implementation} {case.param_dtype}: "
+            f"{case.preset} {case.rows}x{case.columns} {case.implementation} {case.param_dtype} "
+            f"on {devices}: "
             f"{row['tokens_per_second']:,.0f} tokens/s, {row['median_step_s'] * 1e3:.1f} ms a step "
             f"(spread {row['spread_s'] * 1e3:.1f}), MFU {row['mfu'] or 0:.1%}, "
             f"{(memory or 0) / 2**30:.1f} GiB, first step {row['first_step_s']:.0f} s",

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from deltanet_jax.layers.bottleneck import Bottleneck
+from deltanet_jax.layers.embedding import lookup
 from deltanet_jax.layers.mlp import SwiGLU, default_hidden_size
 from deltanet_jax.layers.norm import l1_norm, l2_norm
 from deltanet_jax.layers.short_conv import ShortConv
@@ -95,3 +96,19 @@ def test_bottleneck_sees_the_last_vector_and_the_position_alone():
     assert (layer(x.at[:, :-1].set(0)) == layer(x)).all()
     with pytest.raises(ValueError, match="^d_model: wanted an even number with bottleneck, got 5"):
         Bottleneck(5, init_std=1.0, norm_eps=1e-5, **kinds, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_lookup_and_its_derivatives(monkeypatch, backend):
+    """As on a GPU, where the gradient is a product; tokens that repeat, one that never stands."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    table, dtable = (jax.random.normal(jax.random.key(i), (7, 5)) for i in range(2))
+    tokens = jnp.array([[0, 3, 3], [6, 0, 3]])
+    dy = jax.random.normal(jax.random.key(2), (2, 3, 5))
+    y, vjp = jax.vjp(lambda table: lookup(table, tokens), table)
+    wanted = np.zeros((7, 5))
+    np.add.at(wanted, np.asarray(tokens), np.asarray(dy, np.float64))
+    assert (y == table[tokens]).all()
+    assert_close("gradient", vjp(dy)[0], wanted, 1e-6)
+    _, tangent = jax.jvp(lambda table: lookup(table, tokens), (table,), (dtable,))
+    assert_close("tangent", tangent, dtable[tokens], 1e-6)

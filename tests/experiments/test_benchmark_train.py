@@ -8,7 +8,7 @@ import types
 import jax
 import pytest
 
-from deltanet_jax import accounting
+from deltanet_jax import accounting, sharding
 from experiments.benchmarks import train
 
 
@@ -22,6 +22,7 @@ def flags(**changes):
         "scan_unroll": 24,
         "residuals": "recompute",
         "steps": 3,
+        **{f"mesh_{axis}": 1 for axis in sharding.MESH_AXES},
     }
     return types.SimpleNamespace(**(values | changes))
 
@@ -52,13 +53,13 @@ def test_impossible_flags_are_refused(changes, message):
 
 
 def test_a_case_is_timed(tmp_path, monkeypatch):
-    devices = jax.devices()[:1]
-    monkeypatch.setitem(accounting.PEAK_FLOPS, devices[0].device_kind, 1e9)
-    case = train.Case("transformer_1b3", "ours", 4, 64, "float32", "products", 1, "save", 12)
-    row = train.time_ours(case, devices, d_model=32, num_layers=2, vocab_size=64)
+    monkeypatch.setitem(accounting.PEAK_FLOPS, jax.devices()[0].device_kind, 1e9)
+    values = flags(presets=["transformer_1b3"], shapes=["4x64"], mesh_sequence=2, steps=12)
+    (case,) = train.cases(values)
+    row = train.time_ours(case, d_model=32, num_layers=2, vocab_size=64)
     assert len(row["step_s"]) == 12
     assert row["tokens_per_second"] == pytest.approx(256 / row["median_step_s"], rel=0.1)
-    speed = row["tokens_per_second"] * row["flops_per_token"] / 1e9
+    speed = row["tokens_per_second"] * row["flops_per_token"] / 2e9
     assert row["mfu"] == pytest.approx(speed, abs=1e-4)
     assert row["first_step_s"] > row["median_step_s"]
     train.write(tmp_path, row | {"device": "Some GPU"})
@@ -67,6 +68,6 @@ def test_a_case_is_timed(tmp_path, monkeypatch):
 
 
 def test_a_model_that_does_not_learn_is_no_row():
-    case = train.Case("deltanet_1b3", "ours", 1, 8, "float32", "none", 1, "recompute", 2)
+    case = train.cases(flags())[0]
     with pytest.raises(FloatingPointError, match="losses 2.0 to 3.0"):
         train.make_row(case, [1.0, 1.0], [2.0, 3.0], peak_flops=None, flops_per_token=1)
