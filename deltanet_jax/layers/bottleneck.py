@@ -26,7 +26,7 @@ class Bottleneck(nnx.Module):
     """y_p = f(x_last + sinusoids_p), f being twice RMSNorm, Linear, GELU.
 
     So whatever a position's prediction needs to know has gone through the last position's vector.
-    Source: the compression task of MAD (Poli et al. 2024, arXiv:2403.17844), appendix B.
+    Source: the compression task of MAD (Poli et al. 2024, arXiv:2403.17844).
     """
 
     def __init__(self, d_model: int, *, init_std: float, norm_eps: float, dtype, param_dtype, rngs):

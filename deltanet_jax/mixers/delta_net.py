@@ -61,7 +61,7 @@ class DeltaNet(RecurrentMixer):
     delta rule; RMSNorm per head; Linear.
 
     Recurrence S_t = S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, read-out S_t q_t, state
-    H K V numbers a layer. Source: Yang et al. 2024, arXiv:2406.06484, section 3.4.
+    H K V numbers a layer. Source: Yang et al. 2024, arXiv:2406.06484.
     """
 
     def __init__(self, config: DeltaNetConfig, context: Context, *, rngs: nnx.Rngs, **qkv):

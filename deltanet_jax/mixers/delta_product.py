@@ -43,7 +43,7 @@ class DeltaProduct(DeltaNet):
     Recurrence S_t = S_{t-1} prod_j (I - beta_tj k_tj k_tj^T) + what the steps write, read-out
     S_t q_t, state H K V numbers a layer. The transition is a product of n generalised Householder
     matrices; n = 1 is DeltaNet. It runs as the delta rule on a sequence n times as long, of which
-    every n-th read-out is kept. Source: Siems et al. 2025, arXiv:2502.10297, section 3.
+    every n-th read-out is kept. Source: Siems et al. 2025, arXiv:2502.10297.
     """
 
     def __init__(self, config: DeltaProductConfig, context: Context, *, rngs: nnx.Rngs):

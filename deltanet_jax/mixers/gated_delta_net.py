@@ -40,9 +40,9 @@ class GatedDeltaNet(DeltaNet):
     delta rule; RMSNorm per head; times silu(x W_gate); Linear.
 
     Recurrence S_t = S_{t-1} (exp(g_t) (I - beta_t k_t k_t^T)) + beta_t v_t k_t^T, read-out S_t q_t,
-    state H K V numbers a layer. Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464, section
-    3; the decay is Mamba2's (Dao, Gu 2024, arXiv:2405.21060), with its initial values:
-    exp(A_log) ~ U(0, 16), softplus(dt_bias) log-uniform in [0.001, 0.1].
+    state H K V numbers a layer. Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464; the
+    decay is Mamba2's (Dao, Gu 2024, arXiv:2405.21060), with its initial values: exp(A_log) ~
+    U(0, 16), softplus(dt_bias) log-uniform in [0.001, 0.1].
     """
 
     def make_controls(self, context: Context, *, rngs: nnx.Rngs) -> None:

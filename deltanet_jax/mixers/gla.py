@@ -49,7 +49,7 @@ class GLA(DecayingMixer):
     silu(x W_gate); Linear.
 
     Recurrence S_t = S_{t-1} diag(alpha_t) + v_t k_t^T, read-out S_t q_t, state H K V numbers a
-    layer, K = d_model / (2 H). Source: Yang et al. 2023, arXiv:2312.06635, section 4.4.
+    layer, K = d_model / (2 H). Source: Yang et al. 2023, arXiv:2312.06635.
     """
 
     def make_controls(self, context: Context, *, rngs: nnx.Rngs) -> None:

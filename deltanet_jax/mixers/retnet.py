@@ -47,7 +47,7 @@ class RetNet(DecayingMixer):
 
     Recurrence S_t = gamma_h S_{t-1} + v_t k_t^T with gamma_h = 1 - 2^(-5 - h), h = 0..H-1, read-out
     S_t q_t, state H K V numbers a layer, V = 2 d_model / H. Source: Sun et al. 2023,
-    arXiv:2307.08621, section 2.
+    arXiv:2307.08621.
     """
 
     def __init__(self, config: RetNetConfig, context: Context, *, rngs: nnx.Rngs):

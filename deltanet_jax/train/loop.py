@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The only training loop: data in, steps, metrics and checkpoints out.
+"""The loop of a run: data in, steps, metrics and checkpoints out.
 
 The same call on the same `workdir` goes on where the last one stopped, bit for bit.
 """

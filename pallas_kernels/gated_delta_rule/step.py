@@ -30,7 +30,7 @@ def gated_delta_rule_step(
     Raises:
         ValueError, TypeError: a shape or dtype is not as above; names the argument.
     Cost: 7 K V FLOP and two passes over the state per head.
-    Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464, eq. 10.
+    Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464.
     """
     sizes = checks.check_inputs("B H", q, k, v, beta)
     check_log_decay(g, "B H", sizes, q.dtype)

@@ -76,8 +76,8 @@ def gated_linear_attention(
         an addition of the state. One decay a channel: log2(C) more passes over q, k, g.
     Gradients: of q, k, v, g, initial_state from both outputs; any order, both modes. "xla" keeps
         only its inputs for the backward pass.
-    Source: Yang et al. 2023, arXiv:2312.06635, sections 4.1-4.3 (GLA); Sun et al. 2023,
-        arXiv:2307.08621, section 2.1 (RetNet); equations in README.md here.
+    Source: Yang et al. 2023, arXiv:2312.06635 (GLA); Sun et al. 2023,
+        arXiv:2307.08621 (RetNet); equations in README.md here.
     """
     checked = check_arguments(
         q,

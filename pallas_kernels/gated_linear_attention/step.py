@@ -31,7 +31,7 @@ def gated_linear_attention_step(
     Raises:
         ValueError, TypeError: a shape or dtype is not as above; names the argument.
     Cost: 5 K V FLOP and one pass over the state per head.
-    Source: Yang et al. 2023, arXiv:2312.06635, section 4.1.
+    Source: Yang et al. 2023, arXiv:2312.06635.
     """
     sizes = checks.check_inputs("B H", q, k, v)
     check_log_decay(g, "B H" if g.ndim == 2 else "B H K", sizes, q.dtype)

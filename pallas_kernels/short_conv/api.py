@@ -68,7 +68,7 @@ def short_conv(
         gradients: below 1e-2 for bfloat16, 1e-3 for float16 (test_short_conv.py).
     Cost: 2 W FLOP a number. "pallas" moves 2 numbers of HBM a number of x forward, 3 backward.
     Gradients: of x and weight. "pallas": reverse mode, first order; keeps only x and weight.
-    Source: Yang et al. 2024, arXiv:2406.06484, section 3.4.
+    Source: Yang et al. 2024, arXiv:2406.06484.
     """
     checks.check_rank("x", x, "B T D")
     sizes = dict(zip("BTD", x.shape, strict=True))

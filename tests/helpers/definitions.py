@@ -70,7 +70,7 @@ def householder(beta, k):
 
 
 def delta_net(mixer, x):
-    """Yang et al. 2024, section 2.2."""
+    """Yang et al. 2024, arXiv:2406.06484."""
     q, k, v = queries_keys_values(mixer, x)
 
     def token(state, q, beta, k, v):
@@ -81,7 +81,7 @@ def delta_net(mixer, x):
 
 
 def gated_delta_net(mixer, x):
-    """Yang, Kautz, Hatamizadeh 2025, eq. 10 and section 3.4; Mamba2's decay."""
+    """Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464; Mamba2's decay."""
     q, k, v = queries_keys_values(mixer, x)
     step = jnp.log1p(jnp.exp(x @ mixer.decay_proj.kernel[...] + mixer.dt_bias[...][None, None]))
     alpha = jnp.exp(-jnp.exp(mixer.A_log[...])[None, None] * step)
@@ -94,7 +94,7 @@ def gated_delta_net(mixer, x):
 
 
 def delta_product(mixer, x):
-    """Siems et al. 2025, section 3: S_t = S_{t-1} A_t + B_t, from the products themselves."""
+    """Siems et al. 2025, arXiv:2502.10297: S_t = S_{t-1} A_t + B_t, products as they are."""
     n, num_heads = mixer.config.num_householder, mixer.config.num_heads
     q, *others = *queries_keys_values(mixer, x), write_strengths(mixer, x)
     k, v, beta = (y.reshape(*y.shape[:2], num_heads, n, *y.shape[3:]) for y in others)
@@ -112,7 +112,7 @@ def delta_product(mixer, x):
 
 
 def gla(mixer, x):
-    """Yang et al. 2023, sections 4.1 and 4.4."""
+    """Yang et al. 2023, arXiv:2312.06635."""
     q, k, v = queries_keys_values(mixer, x)
     logits = x @ mixer.decay_down_proj.kernel[...] @ mixer.decay_up_proj.kernel[...]
     logits = logits + mixer.decay_bias[...][None, None]
@@ -137,7 +137,7 @@ def retnet(mixer, x):
 
 
 def linear_attention(mixer, x):
-    """Katharopoulos et al. 2020, eq. 9, as a quadratic sum; without normaliser the numerator."""
+    """Katharopoulos et al. 2020, arXiv:2006.16236, as a quadratic sum (or its numerator)."""
     q, k, v = queries_keys_values(mixer, x)
     scores = jnp.tril(jnp.einsum("bihk,bjhk->bhij", q, k)) * q.shape[-1] ** -0.5
     if mixer.config.normalize:

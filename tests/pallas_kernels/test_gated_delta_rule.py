@@ -98,6 +98,6 @@ MUTANTS = {
 
 
 def test_the_definition_is_the_papers_equation_and_no_mutant(x64):
-    """Eq. 10: S_t = S_{t-1} (a_t (I - beta_t k_t k_t^T)) + beta_t v_t k_t^T, S transposed here."""
+    """S_t = S_{t-1} (a_t (I - beta_t k_t k_t^T)) + beta_t v_t k_t^T, S transposed here."""
     *inputs, state = make_args(100, "float64")
     check_definition(define, _token(), MUTANTS, inputs, state)

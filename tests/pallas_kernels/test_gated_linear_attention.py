@@ -91,6 +91,6 @@ MUTANTS = {
 
 
 def test_the_definition_is_the_papers_equation_and_no_mutant(x64):
-    """Yang et al. 2023, section 4.1: S_t = (alpha_t^T 1) * S_{t-1} + k_t^T v_t."""
+    """Yang et al. 2023, arXiv:2312.06635: S_t = (alpha_t^T 1) * S_{t-1} + k_t^T v_t."""
     *inputs, state = make_args(100, "float64")
     check_definition(define, _token(), MUTANTS, inputs, state)

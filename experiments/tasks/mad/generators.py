@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The six generators of MAD, vectorised: each makes n examples at once.
 
-Poli et al. 2024, "Mechanistic Design and Scaling of Hybrid Architectures" (arXiv:2403.17844),
-appendix B. Every generator takes a random generator, the task's config, the number of examples and
-whether they are for training, and returns inputs and targets [n, T] int32 and weights [n, T]
-float32. T is seq_len, or one less where targets are the inputs shifted by one.
+Poli et al. 2024, "Mechanistic Design and Scaling of Hybrid Architectures" (arXiv:2403.17844).
+Every generator takes a random generator, the task's config, the number of examples and whether they
+are for training, and returns inputs and targets [n, T] int32 and weights [n, T] float32. T is
+seq_len, or one less where targets are the inputs shifted by one.
 """
 
 import numpy as np

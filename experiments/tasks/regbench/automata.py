@@ -3,7 +3,7 @@
 """Random probabilistic automata and strings of them, vectorised over automata.
 
 Akyürek et al. 2024, "In-Context Language Learning: Architectures and Algorithms"
-(arXiv:2401.12973), section 3.
+(arXiv:2401.12973).
 """
 
 from typing import NamedTuple
