@@ -17,6 +17,17 @@ from tests.helpers.models import MIXERS, random_tokens, small_config, small_mode
 HYBRID = (MIXERS["delta_net"], MIXERS["attention-window"], MIXERS["linear_attention-options"])
 
 
+# Compiled once for each shape; called eagerly, every operation of a model would be a program.
+@nnx.jit
+def logits_of(model, tokens):
+    return model(tokens)[0]
+
+
+@nnx.jit
+def decode(model, tokens, state):
+    return model(tokens, state=state)
+
+
 @pytest.mark.parametrize(
     ("preset", "parameters"), [(deltanet_340m, 341_594_112), (deltanet_1b3, 1_365_677_056)]
 )
@@ -28,13 +39,14 @@ def test_presets_have_the_published_number_of_parameters(preset, parameters):
 def test_scan_over_the_period_equals_the_layers_one_by_one():
     model = small_model(*HYBRID, num_layers=6)
     tokens = random_tokens()
+    run = nnx.jit(lambda block, x: block(x, segment_ids=None, state=None)[0])
     x = model.embed(tokens)
     for layer in range(6):
         graph, weights = nnx.split(model.period[layer % 3])
         block = nnx.merge(graph, jax.tree.map(lambda w, i=layer // 3: w[i], weights))
-        x, _ = block(x, segment_ids=None, state=None)
+        x = run(block, x)
     wanted = model.head(model.final_norm(x))
-    assert_close("logits", model(tokens)[0], wanted, 1e-5)
+    assert_close("logits", logits_of(model, tokens), wanted, 1e-5)
 
 
 def test_depth_does_not_grow_the_program():
@@ -51,14 +63,13 @@ def test_depth_does_not_grow_the_program():
 def test_decoding_equals_the_parallel_form():
     model = small_model(*HYBRID, num_layers=3)
     tokens = random_tokens(length=12)
-    wanted, _ = model(tokens)
     state = model.init_state(2, 12)
-    first, state = model(tokens[:, :8], state=state)
-    step = nnx.jit(lambda model, token, state: model(token, state=state))
+    first, state = decode(model, tokens[:, :8], state)
     pieces = [first]
     for t in range(8, 12):
-        logits, state = step(model, tokens[:, t : t + 1], state)
+        logits, state = decode(model, tokens[:, t : t + 1], state)
         pieces.append(logits)
+    wanted = logits_of(model, tokens)
     assert_close("logits", jnp.concatenate(pieces, axis=1), wanted, 1e-5)
 
 
@@ -72,10 +83,10 @@ def test_generate_is_greedy_at_temperature_0_and_repeatable_otherwise():
     model = small_model(*HYBRID, num_layers=3)
     prompt = random_tokens(length=5)
     got = generate(model, prompt, 4, key=jax.random.key(0), temperature=0.0)
-    tokens = prompt
-    for _ in range(4):
-        best = jnp.argmax(model(tokens)[0][:, -1], axis=-1)
-        tokens = jnp.concatenate([tokens, best[:, None]], axis=1)
+    tokens = jnp.pad(prompt, ((0, 0), (0, 4)))  # models are causal: what comes after is not seen
+    for t in range(5, 9):
+        best = jnp.argmax(logits_of(model, tokens)[:, t - 1], axis=-1)
+        tokens = tokens.at[:, t].set(best)
     assert (got == tokens[:, 5:]).all()
     samples = [generate(model, prompt, 6, key=jax.random.key(k)) for k in (1, 1, 2)]
     assert (samples[0] == samples[1]).all()
@@ -122,10 +133,10 @@ def test_float64_decodes_in_float64(x64):
     model = small_model(*HYBRID, num_layers=3, compute_dtype="float64", param_dtype="float64")
     tokens = random_tokens(length=6)
     state = model.init_state(2, 6)
-    _, state = model(tokens[:, :5], state=state)
-    logits, _ = model(tokens[:, 5:], state=state)
+    _, state = decode(model, tokens[:, :5], state)
+    logits, _ = decode(model, tokens[:, 5:], state)
     assert logits.dtype == jnp.float64
-    assert_close("logits", logits, model(tokens)[0][:, 5:], 1e-6)
+    assert_close("logits", logits, logits_of(model, tokens)[:, 5:], 1e-6)
 
 
 def test_rematerialisation_keeps_less():

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop: learning, exact resume, NaN, records; sharded runs equal single-device ones."""
 
+import functools
 import json
 import sys
 import types
@@ -13,6 +14,7 @@ import pytest
 from flax import nnx
 
 from deltanet_jax.sharding import MeshConfig
+from deltanet_jax.train import loop
 from deltanet_jax.train.checkpoint import Checkpoints
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import evaluate, put_batch
@@ -23,6 +25,9 @@ from deltanet_jax.train.step import model_graph, sum_losses
 from tests.helpers.compare import equal_bits
 from tests.helpers.models import MIXERS, small_config, small_task
 from tests.helpers.tasks import Crash, Wrapped, crash_at, without_speed
+
+# On one worker, so that what its tests share is made once.
+pytestmark = pytest.mark.xdist_group("loop")
 
 MODEL = small_config(MIXERS["delta_net"], embed_dropout=0.1, init_std=0.05)
 CONFIG = TrainConfig(
@@ -36,8 +41,16 @@ CONFIG = TrainConfig(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once():
+    """All runs of one model and config share one trainer, which is what costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Trainer", functools.cache(Trainer))
+        yield
+
+
 def final_state(workdir):
-    trainer = Trainer(MODEL, CONFIG)
+    trainer = loop.Trainer(MODEL, CONFIG)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         assert checkpoints.newest() == 40
         return checkpoints.restore(40, trainer.abstract_state)
@@ -170,7 +183,7 @@ def test_heads_that_tensor_parallelism_cannot_split_are_refused():
 
 def test_evaluation_does_not_depend_on_the_batch_size():
     """20 held-out examples in batches of 8 (the last filled up) and of 40."""
-    trainer = Trainer(MODEL, CONFIG)
+    trainer = loop.Trainer(MODEL, CONFIG)
     weights, task = trainer.init().weights, small_task().make()
     small, large = (evaluate(trainer.eval_step, weights, task, n, trainer.mesh) for n in (8, 40))
     assert small["accuracy"] == large["accuracy"]
@@ -178,7 +191,7 @@ def test_evaluation_does_not_depend_on_the_batch_size():
 
 
 def test_the_loss_is_the_weighted_mean_of_cross_entropies():
-    trainer = Trainer(MODEL, CONFIG)
+    trainer = loop.Trainer(MODEL, CONFIG)
     weights = trainer.init().weights
     batch = {k: jnp.asarray(v) for k, v in next(iter(small_task().make().train_dataset(8))).items()}
     sums = sum_losses(model_graph(MODEL), {"positions": 5}, weights, batch)
