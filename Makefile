@@ -29,7 +29,7 @@ demo: $(STAMP) ## train, compare, checkpoint, restore: the main job, within five
 	@$(BIN)/python -m experiments.demo
 
 test: $(STAMP) ## the whole CPU suite
-	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not gpu"
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
 
 faults: $(STAMP) ## cause every fault, count what was lost: up to 45 minutes
 	@$(BIN)/python -m experiments.faults.run --record_dir=experiments/results/faults

@@ -12,9 +12,6 @@ import pytest
 
 from deltanet_jax.train.metrics import read_metrics
 
-# On one worker, so that what its tests share is made once.
-pytestmark = pytest.mark.xdist_group("commands")
-
 SMALL = [
     "--num_steps=4",
     "--warmup_steps=1",

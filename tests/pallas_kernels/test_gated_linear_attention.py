@@ -49,10 +49,7 @@ def test_outputs_and_gradients_agree_with_float64_definition(x64, per_channel, d
     """Decays up to infinity, segments, a remainder."""
     args = make_args(150, dtype, per_channel=per_channel)
     fast = functools.partial(run, chunk_size=chunk_size)
-    got = check_operator(fast, define, NAMES, args, random_segments(2, 150, 40))
-    state = jnp.promote_types(dtype, jnp.float32)
-    states = ("final_state", "dg", "dinitial_state")
-    assert {n: x.dtype for n, x in got.items()} == {n: state if n in states else dtype for n in got}
+    check_operator(fast, define, NAMES, args, random_segments(2, 150, 40))
 
 
 @pytest.mark.parametrize("per_channel", [True, False])

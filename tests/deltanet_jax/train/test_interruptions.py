@@ -25,9 +25,6 @@ from tests.helpers.compare import equal_bits
 from tests.helpers.models import MIXERS, small_config, small_task
 from tests.helpers.tasks import Crash, Wrapped, without_speed
 
-# On one worker, so that what its tests share is made once.
-pytestmark = pytest.mark.xdist_group("interruptions")
-
 MODEL = small_config(MIXERS["attention"], embed_dropout=0.1, num_layers=1)
 CONFIG = TrainConfig(
     num_steps=6,

@@ -26,9 +26,6 @@ from tests.helpers.compare import equal_bits
 from tests.helpers.models import MIXERS, small_config, small_task
 from tests.helpers.tasks import Crash, Wrapped, crash_at, without_speed
 
-# On one worker, so that what its tests share is made once.
-pytestmark = pytest.mark.xdist_group("loop")
-
 MODEL = small_config(MIXERS["delta_net"], embed_dropout=0.1, init_std=0.05)
 CONFIG = TrainConfig(
     num_steps=40,

@@ -18,9 +18,6 @@ from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.sweep import Member, Runs, RunTable, grid, train_members
 from tests.helpers.models import MIXERS, small_config, small_task
 
-# On one worker, so that what its tests share is made once.
-pytestmark = pytest.mark.xdist_group("sweep")
-
 MODEL = small_config(MIXERS["attention"], embed_dropout=0.1, init_std=0.05, mlp_hidden_size=0)
 CONFIG = TrainConfig(
     num_steps=23,
