@@ -15,6 +15,7 @@ import matplotlib
 
 from deltanet_jax.train.metrics import read_metrics
 from experiments.benchmarks.tables import kernels_section, save_pictures
+from experiments.benchmarks.train_tables import save_training_picture, training_section
 from experiments.compare import table as compare_table
 from experiments.plots import save_loss_plot
 
@@ -93,6 +94,7 @@ def compare_section() -> str:
 
 SECTIONS = {
     "kernels": kernels_section,
+    "training": training_section,
     "demo": demo_section,
     "language_modeling": language_modeling_section,
     "compare": compare_section,
@@ -119,6 +121,7 @@ def main() -> None:
     rows = read_metrics(RESULTS / "language_modeling" / "metrics.jsonl")
     save_loss_plot(RESULTS / "language_modeling" / "loss.png", rows)
     save_pictures()
+    save_training_picture()
     readme = ROOT / "README.md"
     readme.write_text(fill_in(readme.read_text()))
 
