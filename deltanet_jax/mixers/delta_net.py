@@ -21,6 +21,7 @@ from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
 from pallas_kernels.delta_rule.api import RESIDUALS
+from pallas_kernels.delta_rule.kernel_support import residual_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,16 @@ class DeltaNetConfig(MixerConfig):
         k = head_dim(d_model, self.num_heads, self.head_k_dim, "head_k_dim")
         v = head_dim(d_model, self.num_heads, self.head_v_dim, "head_v_dim")
         return 24.0 * self.num_heads * k * v
+
+    def kernel_residual_bytes(
+        self, d_model: int, rows: int, columns: int, arguments_kept: bool
+    ) -> int:
+        """See base.py. With "save", prediction errors are kept in the place of v."""
+        k = head_dim(d_model, self.num_heads, self.head_k_dim, "head_k_dim")
+        v = head_dim(d_model, self.num_heads, self.head_v_dim, "head_v_dim")
+        kept = residual_bytes(rows, columns, self.num_heads, k, v, self.residuals)
+        needless = self.residuals == "save" and arguments_kept
+        return kept - needless * 2 * rows * columns * self.num_heads * v
 
 
 class DeltaNetState(NamedTuple):

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from deltanet_jax import accounting, sharding
+from deltanet_jax.train.memory import estimate
 from experiments.benchmarks import train, train_tables
 
 
@@ -111,3 +112,15 @@ def test_table_of_training(tmp_path, monkeypatch):
     monkeypatch.setattr(train_tables, "ROOT", tmp_path)
     train_tables.save_training_picture()
     assert (path.parent / "train.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in train_tables.load() if row["implementation"] == "ours"],
+    ids=lambda row: f"{row['preset']}-{row['rows']}x{row['columns']}-{row['param_dtype']}",
+)
+def test_estimated_memory_is_near_the_measured_peak(row):
+    case = train.Case(**{f.name: row[f.name] for f in dataclasses.fields(train.Case)})
+    trainer, config = train.make_trainer(case)
+    estimated = estimate(trainer, config, case.columns).total
+    assert estimated == pytest.approx(row["peak_memory_bytes"], rel=0.1)
