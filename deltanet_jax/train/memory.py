@@ -5,7 +5,7 @@
 What is counted, for one device: the train state and the gradients by their shardings, exactly; what
 the forward pass keeps for the backward pass, by tracing it and adding what only kernels keep; and
 the larger of two kinds of working memory that are not there at the same time: a chunk of logits, or
-what of a period's intermediate values exists at once while the backward pass computes them again.
+what of a layer's intermediate values exists at once while the backward pass computes them again.
 The latter is WORKING times all of them, because XLA fuses most away: the constant was fitted to
 compiled steps (`python -m experiments.benchmarks.aot_train` makes them again). Peaks measured on
 one and two H200s are met within 7 %; a test compares with their records. Not counted: buffers of
@@ -112,7 +112,7 @@ def estimate(trainer: Trainer, config: TrainConfig, seq_len: int) -> Memory:
     width = jnp.dtype(model.compute_dtype).itemsize
     chunk = min(config.loss_chunk_tokens, rows * columns) * model.vocab_size
     head = model.d_model * model.vocab_size
-    recomputed = (everything - kept) * len(model.layer_pattern) // model.num_layers
+    recomputed = (everything - kept) // model.num_layers
     loss = chunk * (4 + 4 + width) + head * (4 + width)
     return Memory(
         weights=weights,
