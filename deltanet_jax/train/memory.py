@@ -62,7 +62,13 @@ def _bytes_here(tree) -> int:
 
 def kept_bytes(model: ModelConfig, rows: int, columns: int) -> int:
     """Bytes that the forward pass keeps for a batch [rows, columns], beside weights and inputs."""
-    model = model.replace(scan_unroll=1)  # the same is kept, in arrays of all layers
+    # The same is kept by a loop over layers, in arrays of all of them; what kernels keep is counted
+    # apart, so that it does not matter where this runs.
+    pattern = tuple(
+        mixer.replace(implementation="xla") if hasattr(mixer, "implementation") else mixer
+        for mixer in model.layer_pattern
+    )
+    model = model.replace(scan_unroll=1, layer_pattern=pattern)
     graph = model_graph(model)
     abstract = nnx.eval_shape(lambda: LanguageModel(model, rngs=nnx.Rngs(0)))
     weights = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
