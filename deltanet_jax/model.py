@@ -207,22 +207,29 @@ class LanguageModel(nnx.Module):
             keep = 1 - self.config.embed_dropout
             x = jnp.where(jax.random.bernoulli(dropout_key, keep, x.shape), x / keep, 0)
             x = x.astype(dtype)
-        graphdef, weights = nnx.split(self.period)
+        graphs, weights = zip(*(nnx.split(block) for block in self.period), strict=True)
+        unroll = min(self.config.scan_unroll, self.repeats)
+
+        def layer(graph, x, weights, state):
+            return nnx.merge(graph, weights)(x, segment_ids=segment_ids, state=state)
+
+        if self.config.remat != "none":
+            # A loop already keeps XLA from merging the two computations of a layer.
+            layer = jax.checkpoint(
+                layer,
+                policy=REMAT_POLICIES[self.config.remat],
+                prevent_cse=unroll == self.repeats,
+                static_argnums=0,
+            )
 
         def period(x, inputs):
             weights, states = inputs
             new_states = []
-            for i, block in enumerate(nnx.merge(graphdef, weights)):
-                old = None if states is None else states[i]
-                x, new = block(x, segment_ids=segment_ids, state=old)
+            for i, graph in enumerate(graphs):
+                x, new = layer(graph, x, weights[i], None if states is None else states[i])
                 new_states.append(new)
             return x, None if states is None else tuple(new_states)
 
-        unroll = min(self.config.scan_unroll, self.repeats)
-        if self.config.remat != "none":
-            policy = REMAT_POLICIES[self.config.remat]
-            # A loop already keeps XLA from merging the two computations of a layer.
-            period = jax.checkpoint(period, policy=policy, prevent_cse=unroll == self.repeats)
         x, state = jax.lax.scan(period, x, (weights, state), unroll=unroll)
         if self.bottleneck is not None:
             x = self.bottleneck(x)

@@ -6,6 +6,8 @@ from deltanet_jax.mixers.attention import AttentionConfig
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.model import ModelConfig
 
+DELTA_NET_1B3 = DeltaNetConfig(num_heads=16, residuals="save")
+
 
 def deltanet_340m() -> ModelConfig:
     """24 layers of width 1024, 8 heads of 128, tied embeddings: 341,594,112 parameters."""
@@ -13,10 +15,10 @@ def deltanet_340m() -> ModelConfig:
         vocab_size=32_000,
         d_model=1024,
         num_layers=24,
-        layer_pattern=(DeltaNetConfig(num_heads=8),),
+        layer_pattern=(DeltaNetConfig(num_heads=8, residuals="save"),),
         tie_embeddings=True,
         compute_dtype="bfloat16",
-        remat="products",
+        remat="arguments",
         scan_unroll=24,
     )
 
@@ -27,9 +29,9 @@ def deltanet_1b3() -> ModelConfig:
         vocab_size=32_000,
         d_model=2048,
         num_layers=24,
-        layer_pattern=(DeltaNetConfig(num_heads=16),),
+        layer_pattern=(DELTA_NET_1B3,),
         compute_dtype="bfloat16",
-        remat="products",
+        remat="arguments",
         scan_unroll=24,
     )
 
@@ -39,15 +41,14 @@ def deltanet_1b3_swa() -> ModelConfig:
 
     The paper gives no window; 2048 is its training context's length and ours to choose.
     """
-    delta_net = DeltaNetConfig(num_heads=16)
     return deltanet_1b3().replace(
-        layer_pattern=(delta_net, AttentionConfig(num_heads=16, window=2048))
+        layer_pattern=(DELTA_NET_1B3, AttentionConfig(num_heads=16, window=2048))
     )
 
 
 def deltanet_1b3_global() -> ModelConfig:
     """The 1.3B model with global attention at layers 2 and N/2 + 1, counted from 1."""
-    pattern = [DeltaNetConfig(num_heads=16)] * 24
+    pattern = [DELTA_NET_1B3] * 24
     pattern[1] = pattern[12] = AttentionConfig(num_heads=16)
     return deltanet_1b3().replace(layer_pattern=tuple(pattern))
 
@@ -65,8 +66,8 @@ def deltanet_3b() -> ModelConfig:
         vocab_size=49_152,
         d_model=2560,
         num_layers=32,
-        layer_pattern=(DeltaNetConfig(num_heads=20),),
+        layer_pattern=(DeltaNetConfig(num_heads=20, residuals="save"),),
         compute_dtype="bfloat16",
-        remat="products",
+        remat="arguments",
         scan_unroll=32,
     )

@@ -16,6 +16,7 @@ import matplotlib
 
 from deltanet_jax.train.metrics import read_metrics
 from experiments.benchmarks.tables import kernels_section, save_pictures
+from experiments.benchmarks.train_tables import save_training_picture, training_section
 from experiments.compare import table as compare_table
 from experiments.plots import save_loss_plot
 from experiments.suites_report import save_suite_pictures, suites_section
@@ -110,6 +111,7 @@ def faults_section() -> str:
 SECTIONS = {
     "README.md": {
         "kernels": kernels_section,
+        "training": training_section,
         "demo": demo_section,
         "language_modeling": language_modeling_section,
         "compare": compare_section,
@@ -139,6 +141,7 @@ def main() -> None:
     rows = read_metrics(RESULTS / "language_modeling" / "metrics.jsonl")
     save_loss_plot(RESULTS / "language_modeling" / "loss.png", rows)
     save_pictures()
+    save_training_picture()
     save_suite_pictures()
     for document in SECTIONS:
         path = ROOT / document

@@ -36,6 +36,14 @@ class MixerConfig(Config):
         """Operations a token of a training step beside those with weights, mean over a sequence."""
         raise NotImplementedError(f"{type(self).__name__}.memory_flops")
 
+    def kernel_residual_bytes(
+        self, d_model: int, rows: int, columns: int, arguments_kept: bool
+    ) -> int:
+        """Bytes a layer that GPU kernels keep for the backward pass and other implementations do
+        not; `arguments_kept`: the operator's arguments are kept anyway."""
+        del d_model, rows, columns, arguments_kept
+        return 0
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.family = False

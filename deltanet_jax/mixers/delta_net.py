@@ -18,6 +18,7 @@ from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, is_on
 from deltanet_jax.sharding import operator_axes
 from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
 from pallas_kernels.delta_rule.api import RESIDUALS
+from pallas_kernels.delta_rule.kernel_support import residual_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,17 @@ class DeltaNetConfig(RecurrentConfig):
     def memory_flops(self, d_model: int, seq_len: int) -> float:
         """See base.py: read, correct, write, read out; the same for any length."""
         return self._state_flops(d_model, 8)
+
+    def kernel_residual_bytes(
+        self, d_model: int, rows: int, columns: int, arguments_kept: bool
+    ) -> int:
+        """See base.py. With "save", prediction errors are kept in the place of v."""
+        if "pallas" not in self.implementations:
+            return 0
+        k, v = self.head_sizes(d_model)
+        kept = residual_bytes(rows, columns, self.num_heads, k, v, self.residuals)
+        needless = self.residuals == "save" and arguments_kept
+        return kept - needless * 2 * rows * columns * self.num_heads * v
 
 
 class DeltaNet(RecurrentMixer):

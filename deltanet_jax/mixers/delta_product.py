@@ -36,6 +36,13 @@ class DeltaProductConfig(DeltaNetConfig):
         """See base.py: n times read, correct and write; read out once; the same for any length."""
         return self._state_flops(d_model, 6 * self.num_householder + 2)
 
+    def kernel_residual_bytes(
+        self, d_model: int, rows: int, columns: int, arguments_kept: bool
+    ) -> int:
+        """See base.py: DeltaNet's of n times as many tokens."""
+        columns *= self.num_householder
+        return super().kernel_residual_bytes(d_model, rows, columns, arguments_kept)
+
 
 class DeltaProduct(DeltaNet):
     """DeltaNet with n keys, values and betas a token and head, written one after the other.

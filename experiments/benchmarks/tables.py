@@ -80,11 +80,11 @@ def delta_rule_table(cases: dict[tuple, dict[str, dict]], peer: str = "fla") -> 
     return "\n".join(lines)
 
 
-def speedups(cases: dict[tuple, dict[str, dict]]) -> dict[int, dict[str, float]]:
-    """Head size -> recurrent implementation -> its forward and backward time over ours."""
+def speedups(cases: dict[tuple, dict[str, dict]], of_mode: str) -> dict[int, dict[str, float]]:
+    """Head size -> recurrent implementation -> its time over ours, in a mode."""
     result = {}
     for (shape, mode), found in cases.items():
-        if mode == "forward_and_vjp":
+        if mode == of_mode:
             mine = ours(found)["median_ms"]
             others = {n: r["median_ms"] / mine for n, r in found.items() if n not in OURS}
             result[shape[-1]] = others
@@ -94,29 +94,42 @@ def speedups(cases: dict[tuple, dict[str, dict]]) -> dict[int, dict[str, float]]
 def speedup_table(cases: dict[tuple, dict[str, dict]]) -> str:
     """Chunkwise over recurrent by head size, with the paper's figures."""
     lines = [
-        "| head size | over FLA's recurrent kernel | over `lax.scan` | the paper, chunkwise over "
-        "recurrent |",
-        "|---|---|---|---|",
+        "| head size | forward, over FLA's recurrent kernel | over `lax.scan` "
+        "| forward and backward, over FLA's recurrent kernel | over `lax.scan` "
+        "| the paper, chunkwise over recurrent | commit |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for size, found in speedups(cases).items():
-        cells = [f"{found[n]:.1f}" if n in found else "–" for n in ("fla_recurrent", "scan")]
-        lines.append(f"| {size} | {' | '.join(cells)} | {PAPER_SPEEDUP.get(size, '–')} |")
+    by_mode = [speedups(cases, mode) for mode in ("forward", "forward_and_vjp")]
+    for size in sorted(set().union(*by_mode)):
+        cells = [
+            f"{found[size][name]:.1f}" if name in found.get(size, ()) else "–"
+            for found in by_mode
+            for name in ("fla_recurrent", "scan")
+        ]
+        commits = sorted(
+            {ours(found)["commit"][:7] for (shape, _), found in cases.items() if shape[-1] == size}
+        )
+        cells += [str(PAPER_SPEEDUP.get(size, "–")), ", ".join(commits)]
+        lines.append(f"| {size} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def small_table(cases: dict[str, dict[tuple, dict[str, dict]]], peer: str = "fla") -> str:
-    """Operators that only move bytes: a row for each and its mode."""
+def small_table(cases: dict[str, dict[tuple, dict[str, dict]]]) -> str:
+    """Operators that only move bytes: a row for each and its mode, what None chooses beside XLA."""
     lines = [
-        "| operator | shape | mode | ms: ours / FLA | of the floor | largest RMS error |",
-        "|---|---|---|---|---|---|",
+        "| operator | shape | mode | implementation | ms: it / XLA | of the floor "
+        "| largest RMS error | commit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in cases.items():
         for (_, mode), rows in sorted(found.items(), key=lambda item: MODES.index(item[0][1])):
             mine = ours(rows)
+            peer = rows.get("xla") if mine["implementation"] != "xla" else None
             shape = ", ".join(f"{axis} {size}" for axis, size in mine["shape"].items())
             lines.append(
-                f"| {name} | {shape} | {MODE_NAMES[mode]} | {_beside(mine, rows.get(peer))} "
-                f"| {_fraction(mine)} | {_errors([mine])} |"
+                f"| {name} | {shape} | {MODE_NAMES[mode]} | {mine['implementation']} "
+                f"| {_beside(mine, peer)} | {_fraction(mine)} | {_errors([mine])} "
+                f"| {mine['commit'][:7]} |"
             )
     return "\n".join(lines)
 
@@ -150,8 +163,8 @@ def kernels_section() -> str:
     recurrent = load("delta_rule_vs_recurrent")
     if recurrent:
         parts += [
-            "Forward and backward of one sequence of 16,384 tokens at model width 2048, the "
-            "recurrent form's time over ours:",
+            "One sequence of 16,384 tokens at model width 2048, the recurrent form's time over "
+            "ours (a dash: its gradients were wrong by more than 1e-2, or it ran out of memory):",
             speedup_table(recurrent),
             provenance(recurrent),
             f"![Speed-up over the recurrent form]({PICTURES}/delta_rule_vs_recurrent.png)",
@@ -171,7 +184,7 @@ def save_pictures() -> None:
     """Draws what `kernels_section` shows."""
     folder = ROOT / DEVICE
     save_times_plot(folder / "delta_rule.png", load("delta_rule"), OURS)
-    recurrent = speedups(load("delta_rule_vs_recurrent"))
+    recurrent = speedups(load("delta_rule_vs_recurrent"), "forward")
     if recurrent:
         path = folder / "delta_rule_vs_recurrent.png"
         save_recurrent_plot(path, recurrent, PAPER_SPEEDUP)

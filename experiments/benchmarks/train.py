@@ -66,9 +66,8 @@ class Case:
     steps: int
 
 
-def time_ours(case: Case, **changes) -> dict[str, object]:
-    """One row; `changes` of the model are for trying out."""
-    start = time.perf_counter()
+def make_trainer(case: Case, **changes) -> tuple[Trainer, TrainConfig]:
+    """What a case trains with; `changes` of the model are for trying out."""
     model = PRESETS[case.preset]().model
     pattern = tuple(
         mixer.replace(residuals=case.residuals) if isinstance(mixer, DeltaNetConfig) else mixer
@@ -82,7 +81,15 @@ def time_ours(case: Case, **changes) -> dict[str, object]:
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10),
         mesh=MeshConfig(**case.mesh),
     )
-    trainer = Trainer(model, config, jax.devices()[: math.prod(case.mesh.values())])
+    devices = jax.devices()[: math.prod(case.mesh.values())]
+    return Trainer(model, config, devices), config
+
+
+def time_ours(case: Case, **changes) -> dict[str, object]:
+    """One row; `changes` as of `make_trainer`."""
+    start = time.perf_counter()
+    trainer, _ = make_trainer(case, **changes)
+    model = trainer.model_config
     task = TokensConfig(vocab_size=model.vocab_size, seq_len=case.columns).make()
     data = iter(task.train_dataset(case.rows))
     state = trainer.init()

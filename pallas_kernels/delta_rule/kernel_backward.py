@@ -33,8 +33,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.delta_rule import kernel_prepare
-from pallas_kernels.delta_rule.kernel_passes import FEW_HEADS
 from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WGMMA, Tiles, add_matmul, matmul, smem
+from pallas_kernels.delta_rule.kernel_support import FEW_HEADS
 from pallas_kernels.delta_rule.kernel_tiles import (
     SUMS_ROWS,
     column_sums,

@@ -32,7 +32,6 @@ from pallas_kernels.delta_rule import kernel_prepare, kernel_serial
 from pallas_kernels.delta_rule.kernel_prepare import (
     CHUNK,
     WGMMA,
-    WIDE,
     Tiles,
     add_matmul,
     add_matmuls,
@@ -41,11 +40,9 @@ from pallas_kernels.delta_rule.kernel_prepare import (
     tile_names,
 )
 from pallas_kernels.delta_rule.kernel_serial import BLOCK_V, serial_kernel
+from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, WIDE
 from pallas_kernels.delta_rule.kernel_tiles import split
 
-# With fewer heads than this, programs are few and a chunk's latency is all: tiles come from
-# `prepare` and every block of values gets its own program.
-FEW_HEADS = 66
 BLOCK = (BLOCK_V, CHUNK)
 
 

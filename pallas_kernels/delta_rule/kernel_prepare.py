@@ -18,9 +18,9 @@ from pallas_kernels._common import chunking
 from pallas_kernels._common.segments import chunk_masks
 from pallas_kernels.delta_rule import kernel_correction
 from pallas_kernels.delta_rule.kernel_correction import CHUNK, store_correction
+from pallas_kernels.delta_rule.kernel_support import WIDE
 
 WGMMA = plgpu.Layout.WGMMA
-WIDE = 128  # keys wider than this are taken in steps
 
 # Operands computed in float32 that are multiplied as sums of two 16-bit floats, a rounding and the
 # rounding of what it leaves, so that tokens whose keys repeat keep their digits (README.md,

@@ -6,8 +6,26 @@ import jax
 import jax.numpy as jnp
 
 KEY_SIZES = (64, 128, 256)  # others are padded to the next
+WIDE = 128  # keys wider than this are taken in steps
 MAX_VALUE_SIZE = 256
 CHUNK = 64
+# With no more heads than this (times batch), programs are few and a chunk's latency is all: tiles
+# come from `prepare` and every block of values gets its own program.
+FEW_HEADS = 66
+
+
+def residual_bytes(
+    batch: int, length: int, heads: int, key_size: int, value_size: int, residuals: str
+) -> int:
+    """What the kernels keep for the backward pass beside their inputs, but for what is small.
+
+    Tiles of few or wide heads, three of C x C 16-bit numbers a chunk; with "save" of all heads, and
+    D and the chunks' states.
+    """
+    save = residuals == "save"
+    tiles = save or batch * heads <= FEW_HEADS or key_size > WIDE
+    a_token = 6 * CHUNK * tiles + save * (2 * value_size + 2 * key_size * value_size // CHUNK)
+    return batch * length * heads * a_token
 
 
 def unsupported(

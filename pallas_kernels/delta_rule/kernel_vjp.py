@@ -30,8 +30,8 @@ from pallas_kernels.delta_rule import (
     kernel_passes,
     kernel_prepare,
 )
-from pallas_kernels.delta_rule.kernel_prepare import CHUNK, WIDE
-from pallas_kernels.delta_rule.kernel_support import KEY_SIZES
+from pallas_kernels.delta_rule.kernel_prepare import CHUNK
+from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, KEY_SIZES, WIDE
 
 PIECES = 4
 # Tokens from which a row of few heads is cut into pieces; of heads with K > 128, whose chunks take
@@ -120,7 +120,7 @@ def _forward(q, k, v, beta, initial_state, segments, options):
     if segments is not None:
         marks = _cut(kernel_prepare.segment_marks(segments), options.pieces)
     tiles = None
-    few = cut[0].shape[0] * q.shape[2] <= kernel_passes.FEW_HEADS
+    few = cut[0].shape[0] * q.shape[2] <= FEW_HEADS
     on_the_way = kernel_passes.makes_tiles(cut[0], *cut[2:], marks, save=options.save)
     if few or options.pieces > 1 or not on_the_way:
         tiles = kernel_prepare.prepare(cut[0], cut[1], cut[3], marks)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The short convolution over a mesh: rows and channels are independent, tokens are not.
+"""The short convolution over a mesh: rows and channels are independent, tokens almost are.
 
-The compiler cannot cut up a kernel, so each device runs it on its rows and channels. Where a
-sequence is cut, "xla" is run on the whole, which the compiler can cut up.
+The compiler cannot cut up a kernel, so each device runs it on its rows, channels and tokens. Where
+a sequence is cut, a piece's first W - 1 outputs are made again, from the tokens before as well.
 """
 
 import functools
@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -34,8 +36,8 @@ def short_conv_sharded(
 
     Args:
         x, weight, segment_ids: whole arrays (of the mesh), as `short_conv`'s.
-        mesh, rows, sequence, heads: as of `delta_rule_sharded`. Where T is spread, or B or the
-            groups do not divide by their axes, "xla" runs, on the whole.
+        mesh, rows, sequence, heads: as of `delta_rule_sharded`. Where B, the groups or T do not
+            divide by their axes, or a piece is shorter than W, "xla" runs, on the whole.
         implementation: `short_conv`'s; None is the choice above.
         options: `short_conv`'s activation, norm_eps.
     """
@@ -43,15 +45,29 @@ def short_conv_sharded(
     pieces = 1 if sequence is None else mesh.shape[sequence]
     groups = x.shape[2] // (norm_size or 1)
     run = functools.partial(short_conv, norm_size=norm_size, **options)
-    if pieces > 1 or x.shape[0] % row_ways or groups % group_ways:
+    past = weight.shape[0] - 1
+    divides = not (x.shape[0] % row_ways or groups % group_ways or x.shape[1] % pieces)
+    if not divides or x.shape[1] // pieces <= past:
         return run(x, weight, segment_ids=segment_ids, implementation=implementation or "xla")
 
     def local(x, weight, segment_ids):
-        return run(x, weight, segment_ids=segment_ids, implementation=implementation)
+        y = run(x, weight, segment_ids=segment_ids, implementation=implementation)
+        if pieces == 1 or past == 0:
+            return y
+
+        def with_tail_before(x):
+            """The last tokens of the piece before and the first of this one; zeros before all."""
+            forward = [(i, i + 1) for i in range(pieces - 1)]
+            tail = lax.ppermute(x[:, -past:], sequence, forward)
+            return jnp.concatenate([tail, x[:, :past]], axis=1)
+
+        ids = None if segment_ids is None else with_tail_before(segment_ids)
+        first = run(with_tail_before(x), weight, segment_ids=ids, implementation="xla")[:, past:]
+        return lax.dynamic_update_slice(y, first, (0, 0, 0))
 
     batch, channels = tuple(rows) or None, tuple(heads) or None
-    tokens = P(batch, None, channels)
-    ids = None if segment_ids is None else P(batch)
+    tokens = P(batch, sequence, channels)
+    ids = None if segment_ids is None else P(batch, sequence)
     on_mesh = jax.shard_map(
         local,
         mesh=mesh,

@@ -145,6 +145,14 @@ def test_rematerialisation_keeps_less():
     assert kept["products"] < kept["arguments"] < kept["none"]
 
 
+def test_kernels_keep_for_every_step_of_a_token_and_nothing_where_there_are_none():
+    delta_net = MIXERS["delta_net"].replace(residuals="save")
+    product = MIXERS["delta_product"].replace(num_householder=3, residuals="save")
+    kept = delta_net.kernel_residual_bytes(16, 2, 3 * 64, False)
+    assert kept > 0 and product.kernel_residual_bytes(16, 2, 64, False) == kept
+    assert MIXERS["gated_delta_net"].kernel_residual_bytes(16, 2, 64, False) == 0
+
+
 @pytest.mark.parametrize(("remat", "unroll"), [("products", 1), ("full", 1), ("products", 9)])
 def test_rematerialisation_and_unrolling_change_nothing(remat, unroll):
     tokens = random_tokens(length=9)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training benchmark: a small case end to end, what it plans, what it refuses."""
 
+import dataclasses
 import json
 import types
 
@@ -9,7 +10,8 @@ import jax
 import pytest
 
 from deltanet_jax import accounting, sharding
-from experiments.benchmarks import train
+from deltanet_jax.train.memory import estimate
+from experiments.benchmarks import train, train_tables
 
 
 def flags(**changes):
@@ -71,3 +73,54 @@ def test_a_model_that_does_not_learn_is_no_row():
     case = train.cases(flags())[0]
     with pytest.raises(FloatingPointError, match="losses 2.0 to 3.0"):
         train.make_row(case, [1.0, 1.0], [2.0, 3.0], peak_flops=None, flops_per_token=1)
+
+
+def case_row(**changes):
+    one = dict.fromkeys(sharding.MESH_AXES, 1)
+    row = train.make_row(
+        dataclasses.replace(train.cases(flags())[0], mesh=one),
+        [0.5, 0.5, 0.6],
+        [3.0, 2.0],
+        peak_flops=1e12,
+        flops_per_token=1e6,
+        peak_memory_bytes=2**31,
+        first_step_s=61.2,
+    )
+    where = {"commit": "0123456789", "driver": "1.2", "date": "2026-01-01"}
+    return row | where | changes
+
+
+def test_table_of_training(tmp_path, monkeypatch):
+    fla = {"implementation": "fla", "tokens_per_second": 32768.0}
+    two = {"mesh": {"data": 1, "fsdp": 2, "tensor": 1, "sequence": 1}}
+    rows = [case_row(), case_row(**fla), case_row(commit="9876543210"), case_row(**two)]
+    table = train_tables.train_table(rows).splitlines()[2:]
+    assert table[0] == (
+        "| deltanet_1b3 | 16 x 2048 | float32 | products, recompute, 24 | 1 | 65,536 | 2.00 "
+        "| 500 (80) | 6.6% | 2.0 | 61 | 0123456 |"
+    )
+    # Not over another commit's FLA, nor two devices over its one.
+    assert [line.split(" | ")[6] for line in table[1:]] == ["–", "–", "–"]
+    assert train_tables.curves([case_row(param_dtype="bfloat16")]) == {
+        "deltanet_1b3": {2048: 65536.0}
+    }
+    path = tmp_path / train_tables.DEVICE / "train.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows, rows[1])))
+    assert len(train_tables.load(path.parent)) == 3  # the latest of each
+    monkeypatch.setattr(train_tables, "load", lambda: [case_row(param_dtype="bfloat16")])
+    monkeypatch.setattr(train_tables, "ROOT", tmp_path)
+    train_tables.save_training_picture()
+    assert (path.parent / "train.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for row in train_tables.load() if row["implementation"] == "ours"],
+    ids=lambda row: f"{row['preset']}-{row['rows']}x{row['columns']}-{row['param_dtype']}",
+)
+def test_estimated_memory_is_near_the_measured_peak(row):
+    case = train.Case(**{f.name: row[f.name] for f in dataclasses.fields(train.Case)})
+    trainer, config = train.make_trainer(case)
+    estimated = estimate(trainer, config, case.columns).total
+    assert estimated == pytest.approx(row["peak_memory_bytes"], rel=0.1)

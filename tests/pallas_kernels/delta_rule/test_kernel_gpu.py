@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.delta_rule import kernel_passes, kernel_prepare, kernel_vjp
+from pallas_kernels.delta_rule import kernel_prepare, kernel_support, kernel_vjp
 from pallas_kernels.delta_rule.api import delta_rule
 from tests.helpers.compare import BOUNDS, assert_close
 
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 NAMES = ("output", "final_state", "dq", "dk", "dv", "dbeta", "dinitial_state")
-MANY = kernel_passes.FEW_HEADS + 1  # heads times batch where tiles are made on the way
+MANY = kernel_support.FEW_HEADS + 1  # heads times batch where tiles are made on the way
 # Boundaries on a chunk's edge, inside one, several in one, and before the last token; one boundary;
 # none.
 BOUNDARIES = ((64, 70, 71, 90, 128, 196), (100,), ())
