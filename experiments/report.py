@@ -18,6 +18,7 @@ from deltanet_jax.train.metrics import read_metrics
 from experiments.benchmarks.tables import kernels_section, save_pictures
 from experiments.benchmarks.train_tables import save_training_picture, training_section
 from experiments.compare import table as compare_table
+from experiments.mixers_report import mixers_section
 from experiments.plots import save_loss_plot
 from experiments.suites_report import save_suite_pictures, suites_section
 
@@ -110,6 +111,7 @@ def faults_section() -> str:
 
 SECTIONS = {
     "README.md": {
+        "mixers": mixers_section,
         "kernels": kernels_section,
         "training": training_section,
         "demo": demo_section,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from deltanet_jax.config import check_at_least
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.rotary import rotate
-from deltanet_jax.mixers.base import Context, MixerConfig, head_dim, read_out
+from deltanet_jax.mixers.base import Context, Equations, MixerConfig, head_dim, read_out
 from pallas_kernels._common import dispatch
 from pallas_kernels._common.segments import number_segments
 
@@ -32,6 +32,12 @@ class AttentionConfig(MixerConfig):
     """
 
     kind: ClassVar[str] = "attention"
+    equations: ClassVar[Equations] = Equations(
+        recurrence="keeps every k_t, v_t (of a window)",
+        read_out="V softmax(K q_t / sqrt(d))",
+        parallel="products over all pairs of tokens",
+        source="Vaswani et al. 2017, arXiv:1706.03762",
+    )
     num_heads: int = 8
     num_kv_heads: int | None = None
     head_dim: int | None = None

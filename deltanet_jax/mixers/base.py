@@ -15,7 +15,7 @@ A mixer is an `nnx.Module` made as `Module(config, context, rngs=rngs)` and call
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -26,11 +26,28 @@ READ_OUT = "read_out"
 ARGUMENTS = "operator_arguments"
 
 
+class Equations(NamedTuple):
+    """What a mixer computes, a head, for the table of all mixers; S_t is [V, K].
+
+    Attributes:
+        recurrence: how the memory goes on.
+        read_out: what a token gets from it.
+        parallel: how training computes both.
+        source: paper.
+    """
+
+    recurrence: str
+    read_out: str
+    parallel: str
+    source: str
+
+
 @dataclasses.dataclass(frozen=True)
 class MixerConfig(Config):
     """Base of mixer configs; `kind` names the mixer in JSON and in the registry."""
 
     family: ClassVar[bool] = True
+    equations: ClassVar[Equations]
 
     def memory_flops(self, d_model: int, seq_len: int) -> float:
         """Operations a token of a training step beside those with weights, mean over a sequence."""

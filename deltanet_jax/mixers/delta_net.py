@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from deltanet_jax.config import check_one_of
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.projection import ACTIVATIONS, NORMS
-from deltanet_jax.mixers.base import Context, read_out
+from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, is_one_step
 from deltanet_jax.sharding import operator_axes
 from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
@@ -36,6 +36,12 @@ class DeltaNetConfig(RecurrentConfig):
     """
 
     kind: ClassVar[str] = "delta_net"
+    equations: ClassVar[Equations] = Equations(
+        recurrence="S_t = S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T",
+        read_out="S_t q_t",
+        parallel="chunks, WY form",
+        source="Yang et al. 2024, arXiv:2406.06484",
+    )
     implementations: ClassVar[tuple[str, ...]] = ("reference", "xla", "pallas", "triton")
     residuals_kinds: ClassVar[tuple[str, ...]] = RESIDUALS
     qk_activation: str = "silu"

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deltanet_jax.config import check_at_least
-from deltanet_jax.mixers.base import Context, read_out
+from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
 from deltanet_jax.mixers.recurrent import is_one_step
 from pallas_kernels import delta_rule_step
@@ -25,6 +25,12 @@ class DeltaProductConfig(DeltaNetConfig):
     """
 
     kind: ClassVar[str] = "delta_product"
+    equations: ClassVar[Equations] = Equations(
+        recurrence="n steps of DeltaNet a token, each with its k, v, beta",
+        read_out="S_t q_t",
+        parallel="chunks, WY form, of a sequence n times as long",
+        source="Siems et al. 2025, arXiv:2502.10297",
+    )
     allow_neg_eigval: bool = True
     num_householder: int = 2
 

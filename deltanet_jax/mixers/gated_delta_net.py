@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deltanet_jax.layers.linear import linear
-from deltanet_jax.mixers.base import Context, read_out
+from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
 from deltanet_jax.mixers.recurrent import is_one_step
 from pallas_kernels import gated_delta_rule, gated_delta_rule_step
@@ -26,6 +26,12 @@ class GatedDeltaNetConfig(DeltaNetConfig):
     """Options of the Gated DeltaNet mixer: DeltaNet's, with the output gate by default."""
 
     kind: ClassVar[str] = "gated_delta_net"
+    equations: ClassVar[Equations] = Equations(
+        recurrence="S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T",
+        read_out="S_t q_t",
+        parallel="chunks, WY form",
+        source="Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464",
+    )
     implementations: ClassVar[tuple[str, ...]] = ("reference", "xla")
     residuals_kinds: ClassVar[tuple[str, ...]] = ("recompute",)
     output_gate: bool = True

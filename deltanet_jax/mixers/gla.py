@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from deltanet_jax.config import check_at_least
 from deltanet_jax.layers.linear import linear
-from deltanet_jax.mixers.base import Context
+from deltanet_jax.mixers.base import Context, Equations
 from deltanet_jax.mixers.decaying import DecayingMixer
 from deltanet_jax.mixers.recurrent import RecurrentConfig
 
@@ -27,6 +27,12 @@ class GLAConfig(RecurrentConfig):
     """
 
     kind: ClassVar[str] = "gla"
+    equations: ClassVar[Equations] = Equations(
+        recurrence="S_t = S_{t-1} diag(alpha_t) + v_t k_t^T",
+        read_out="S_t q_t",
+        parallel="chunks",
+        source="Yang et al. 2023, arXiv:2312.06635",
+    )
     k_width: ClassVar[float] = 0.5
     num_heads: int = 4
     conv_size: int = 0

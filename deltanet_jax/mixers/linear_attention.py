@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from deltanet_jax.config import check_one_of
-from deltanet_jax.mixers.base import Context, read_out
+from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer
 from pallas_kernels import linear_attention
 
@@ -26,6 +26,12 @@ class LinearAttentionConfig(RecurrentConfig):
     """
 
     kind: ClassVar[str] = "linear_attention"
+    equations: ClassVar[Equations] = Equations(
+        recurrence="S_t = S_{t-1} + v_t phi(k_t)^T",
+        read_out="S_t phi(q_t) / (sum_i phi(k_i) . phi(q_t))",
+        parallel="chunks",
+        source="Katharopoulos et al. 2020, arXiv:2006.16236",
+    )
     conv_size: int = 0
     feature_map: str = "elu_plus_one"
     normalize: bool = True

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deltanet_jax.layers.rotary import rotate
-from deltanet_jax.mixers.base import Context
+from deltanet_jax.mixers.base import Context, Equations
 from deltanet_jax.mixers.decaying import DecayingMixer
 from deltanet_jax.mixers.recurrent import RecurrentConfig
 
@@ -25,6 +25,12 @@ class RetNetConfig(RecurrentConfig):
     """
 
     kind: ClassVar[str] = "retnet"
+    equations: ClassVar[Equations] = Equations(
+        recurrence="S_t = gamma S_{t-1} + v_t k_t^T",
+        read_out="S_t q_t",
+        parallel="chunks",
+        source="Sun et al. 2023, arXiv:2307.08621",
+    )
     v_width: ClassVar[float] = 2.0
     conv_size: int = 0
     rope_base: float = 10_000.0
