@@ -18,7 +18,7 @@ from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, is_on
 from deltanet_jax.sharding import operator_axes
 from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
 from pallas_kernels.delta_rule.api import RESIDUALS
-from pallas_kernels.delta_rule.kernel_support import residual_bytes
+from pallas_kernels.delta_rule.kernel_support import residual_bytes, saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class DeltaNetConfig(RecurrentConfig):
             return 0
         k, v = self.head_sizes(d_model)
         kept = residual_bytes(rows, columns, self.num_heads, k, v, self.residuals)
-        needless = self.residuals == "save" and arguments_kept
+        needless = saves(self.residuals, k) and arguments_kept
         return kept - needless * 2 * rows * columns * self.num_heads * v
 
 

@@ -97,7 +97,8 @@ def delta_rule(
             The other implementations cut nothing and ignore it.
         residuals: what the backward pass of "pallas" finds ready beside its inputs: "recompute",
             little, or "save", what the forward pass came by: 2 V + K V / 32 + 384 bytes a token and
-            head. Same bits; the others ignore it.
+            head. Same bits; with K > 128, where "recompute" is the faster, and in the others it
+            changes nothing.
         implementation: "reference" (the definition, `lax.scan` over T), "xla" (chunkwise, any
             platform), "pallas" (a Hopper GPU; bfloat16 or float16, K and V up to 256), "triton", or
             None: the first that can run here, logged once.

@@ -14,6 +14,12 @@ CHUNK = 64
 FEW_HEADS = 66
 
 
+def saves(residuals: str, key_size: int) -> bool:
+    """Whether what "save" asks for is kept. Not with wide keys: a forward pass that also stores
+    states has shared memory for one stage only, and computing them again is faster."""
+    return residuals == "save" and key_size <= WIDE
+
+
 def residual_bytes(
     batch: int, length: int, heads: int, key_size: int, value_size: int, residuals: str
 ) -> int:
@@ -22,7 +28,7 @@ def residual_bytes(
     Tiles of few or wide heads, three of C x C 16-bit numbers a chunk; with "save" of all heads, and
     D and the chunks' states.
     """
-    save = residuals == "save"
+    save = saves(residuals, key_size)
     tiles = save or batch * heads <= FEW_HEADS or key_size > WIDE
     a_token = 6 * CHUNK * tiles + save * (2 * value_size + 2 * key_size * value_size // CHUNK)
     return batch * length * heads * a_token

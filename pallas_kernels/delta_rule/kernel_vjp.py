@@ -31,7 +31,7 @@ from pallas_kernels.delta_rule import (
     kernel_prepare,
 )
 from pallas_kernels.delta_rule.kernel_prepare import CHUNK
-from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, KEY_SIZES, WIDE
+from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, KEY_SIZES, WIDE, saves
 
 PIECES = 4
 # Tokens from which a row of few heads is cut into pieces; of heads with K > 128, whose chunks take
@@ -208,6 +208,6 @@ def delta_rule_kernels(
     if segments is not None:
         segments = jnp.pad(segments, ((0, 0), (0, even - length)), mode="edge")
     pieces = _pieces(even, *q.shape[2:]) if sequence_pieces is None else sequence_pieces
-    options = _Options(scale, pieces, residuals == "save")
+    options = _Options(scale, pieces, saves(residuals, key_size))
     output, final_state = _delta_rule(q, k, v, beta, initial_state, segments, options)
     return output[:, :length, :, :value_size], final_state[:, :, :key_size, :value_size]

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from pallas_kernels._common.segments import number_segments
-from pallas_kernels.delta_rule import kernel_passes, kernel_prepare, kernel_vjp
+from pallas_kernels.delta_rule import kernel_passes, kernel_prepare, kernel_support, kernel_vjp
 from pallas_kernels.delta_rule.api import delta_rule
 from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
 
@@ -113,3 +113,18 @@ def test_refused_without_a_hopper_gpu():
     with pytest.raises(NotImplementedError, match="need a Hopper GPU"):
         delta_rule(q, k, v, beta, implementation="pallas")
     assert delta_rule(q, k, v, beta).output.shape == v.shape  # None chooses another
+
+
+@pytest.mark.parametrize(
+    ("batch", "key_size", "residuals", "a_token_and_head"),
+    [
+        (16, 128, "recompute", 0),
+        (16, 128, "save", 2 * 128 + 128 * 128 // 32 + 384),  # D, the states, tiles
+        (1, 128, "recompute", 384),  # few heads: tiles are there
+        (16, 256, "recompute", 384),  # as with wide keys
+        (16, 256, "save", 384),  # which keep no more
+    ],
+)
+def test_what_is_kept(batch, key_size, residuals, a_token_and_head):
+    kept = kernel_support.residual_bytes(batch, 64, 16, key_size, 128, residuals)
+    assert kept == batch * 64 * 16 * a_token_and_head
