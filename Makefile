@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed$(if $(GPU),-gpu)
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults lint format aot clean
+.PHONY: help install demo test test-all faults lint format aot clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -28,7 +28,10 @@ $(STAMP): requirements.txt pyproject.toml scripts/find_python.sh
 demo: $(STAMP) ## train, compare, checkpoint, restore: the main job, within five minutes
 	@$(BIN)/python -m experiments.demo
 
-test: $(STAMP) ## the whole CPU suite
+test: $(STAMP) ## the CPU suite, within ten minutes on two cores
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not slow"
+
+test-all: $(STAMP) ## the CPU suite and its slow variants
 	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu"
 
 faults: $(STAMP) ## cause every fault, count what was lost: up to 45 minutes

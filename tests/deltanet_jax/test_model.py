@@ -129,6 +129,7 @@ def test_compute_dtype_reaches_the_logits():
     assert logits.dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_float64_decodes_in_float64(x64):
     model = small_model(*HYBRID, num_layers=3, compute_dtype="float64", param_dtype="float64")
     tokens = random_tokens(length=6)
@@ -153,7 +154,10 @@ def test_kernels_keep_for_every_step_of_a_token_and_nothing_where_there_are_none
     assert MIXERS["gated_delta_net"].kernel_residual_bytes(16, 2, 64, False) == 0
 
 
-@pytest.mark.parametrize(("remat", "unroll"), [("products", 1), ("full", 1), ("products", 9)])
+@pytest.mark.parametrize(
+    ("remat", "unroll"),
+    [pytest.param("products", 1, marks=pytest.mark.slow), ("full", 1), ("products", 9)],
+)
 def test_rematerialisation_and_unrolling_change_nothing(remat, unroll):
     tokens = random_tokens(length=9)
 

@@ -93,6 +93,7 @@ def test_evaluation_without_a_run_is_refused(tmp_path):
     assert "error: --workdir: wanted the directory of a run" in done.stderr
 
 
+@pytest.mark.slow
 def test_compare_writes_table_picture_and_record(tmp_path):
     done = run(
         "compare",

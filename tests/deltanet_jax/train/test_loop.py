@@ -133,7 +133,9 @@ def single_device():
     return three_steps(MeshConfig(data=1), jax.devices()[:1])
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+    "name", [n if n == "all" else pytest.param(n, marks=pytest.mark.slow) for n in MESHES]
+)
 def test_sharded_equals_single_device(single_device, name):
     losses, state = three_steps(MESHES[name], jax.devices())
     wanted_losses, wanted_state = single_device
@@ -222,6 +224,7 @@ def test_wsd_warms_up_stays_and_decays():
     np.testing.assert_allclose(rates, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_trace_and_weights_and_biases(tmp_path, monkeypatch):
     """A run of six steps: its second and third are traced; W&B gets each row, under one id."""
     runs = []

@@ -92,10 +92,10 @@ def test_outputs_and_gradients_agree_with_float64_definition(x64, case, dtype):
     [
         (0, 64),  # nothing at all
         (1, 64),  # a single token
-        (64, 64),  # exactly one
+        pytest.param(64, 64, marks=pytest.mark.slow),  # exactly one
         (65, 64),  # one over
         (33, 16),  # remainders of the other chunk sizes
-        (130, 128),
+        pytest.param(130, 128, marks=pytest.mark.slow),
     ],
 )
 def test_any_length_and_remainder(x64, length, chunk_size):

@@ -48,7 +48,9 @@ def outputs_and_gradients(args, cotangents, segments, options):
             (MANY, 130, 1, 48, 200), "float16", True, {"residuals": "save"}, id="segments_saved"
         ),
         pytest.param((1, kernel_vjp.LONG, 1, 64, 64), "bfloat16", True, {}, id="in_pieces"),
-        pytest.param((1, 1, 1, 256, 64), "float16", False, {}, id="one_token_wide"),
+        pytest.param(
+            (1, 1, 1, 256, 64), "float16", False, {}, id="one_token_wide", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_lowers_for_cuda(shape, dtype, segmented, options):
