@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from deltanet_jax.sharding import BATCH_SPEC, SEQUENCE
+from deltanet_jax.sharding import BATCH_SPEC, ROWS, SEQUENCE
 from deltanet_jax.train.step import Sums
 from deltanet_jax.train.task import Batch, ScoresPredictions, Task, eval_batches
 
@@ -16,17 +16,22 @@ from deltanet_jax.train.task import Batch, ScoresPredictions, Task, eval_batches
 def put_batch(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
     """The batch on the mesh's devices, rows spread over data and fsdp, columns over sequence.
 
+    Columns that are not tokens (targets at `positions`) are whole everywhere.
+
     Raises:
         ValueError: the rows' length does not divide by the mesh's sequence axis.
     """
     pieces, length = mesh.shape[SEQUENCE], batch["inputs"].shape[1]
     if length % pieces:
         raise ValueError(f"mesh_sequence: wanted a divisor of seq_len = {length}, got {pieces}")
-    sharding = NamedSharding(mesh, BATCH_SPEC)
+
+    def sharding(columns: int) -> NamedSharding:
+        return NamedSharding(mesh, BATCH_SPEC if columns == length else PartitionSpec(ROWS))
+
     # Every process holds the whole batch and hands its devices their part, so what a batch is
     # does not depend on the number of processes.
     return {
-        k: jax.make_array_from_callback(v.shape, sharding, lambda index, v=v: v[index])
+        k: jax.make_array_from_callback(v.shape, sharding(v.shape[1]), lambda i, v=v: v[i])
         for k, v in batch.items()
     }
 
@@ -94,7 +99,7 @@ def _figures(
     Args:
         task: the task evaluated.
         totals: `Sums` over all batches, [3] float64.
-        batches, predictions: of every batch, [B, T]; used if the task scores predictions.
+        batches, predictions: of every batch, [B, T] or [B, N]; used if the task scores predictions.
     """
     loss, accuracy = float(totals[0] / totals[2]), float(totals[1] / totals[2])
     result = {"loss": loss, "accuracy": accuracy, **task.metrics(loss, accuracy)}

@@ -88,27 +88,35 @@ def sum_losses(
 
     `loss_sizes`: the "positions" and "pieces" of `cross_entropy_sums`.
     """
-    arguments = _head_arguments(graph, weights, batch, dropout_key)
+    arguments, loss_sizes = _head_arguments(graph, loss_sizes, weights, batch, dropout_key)
     loss, correct = cross_entropy_sums(*arguments, **loss_sizes)
     return Sums(loss, correct, jnp.sum(batch["weights"]))
 
 
 def sum_and_predict(
     graph: nnx.GraphDef, loss_sizes: dict[str, int], weights: dict, batch
-) -> tuple[Sums, Int[Array, "B T"]]:
-    """`sum_losses` without dropout, and the most probable id at every position."""
-    arguments = _head_arguments(graph, weights, batch, None)
+) -> tuple[Sums, Int[Array, "B N"]]:
+    """`sum_losses` without dropout, and the most probable id wherever there is a target."""
+    arguments, loss_sizes = _head_arguments(graph, loss_sizes, weights, batch, None)
     loss, correct, predictions = cross_entropy_sums_and_predictions(*arguments, **loss_sizes)
     return Sums(loss, correct, jnp.sum(batch["weights"])), predictions
 
 
-def _head_arguments(graph: nnx.GraphDef, weights: dict, batch, dropout_key) -> tuple:
-    """Features, head, targets and weights, as the functions of loss.py take them."""
+def _head_arguments(
+    graph: nnx.GraphDef, loss_sizes: dict[str, int], weights: dict, batch, dropout_key
+) -> tuple[tuple, dict[str, int]]:
+    """Features, head, targets, weights and sizes, as the functions of loss.py take them."""
     model = nnx.merge(graph, weights)
     features, _ = model.features(
         batch["inputs"], segment_ids=batch.get("segment_ids"), dropout_key=dropout_key
     )
-    return features, model.head_kernel(), batch["targets"], batch["weights"]
+    if "positions" in batch:  # where they lie decides which device has them: no pieces
+        rows = jnp.arange(len(features))[:, None]
+        features = features.at[rows, batch["positions"]].get(
+            mode="promise_in_bounds", unique_indices=True
+        )
+        loss_sizes = loss_sizes | {"pieces": 1}
+    return (features, model.head_kernel(), batch["targets"], batch["weights"]), loss_sizes
 
 
 def _microbatches(batch: dict, count: int) -> dict:

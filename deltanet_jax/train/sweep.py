@@ -63,7 +63,7 @@ class Runs:
         train_steps: (state, batches, count) -> (state, losses [M] of the last step): the first
             `count` of STEPS_A_CALL stacked batches, one after the other. The old state's memory is
             reused.
-        eval_step: (weights, batch) -> (Sums [M], predictions [M, B, T] int32).
+        eval_step: (weights, batch) -> (Sums [M], predictions [M, B, N] int32).
     """
 
     def __init__(self, model: ModelConfig, config: TrainConfig, members: Sequence[Member]):

@@ -15,14 +15,18 @@ class Batch(TypedDict, total=False):
 
     Attributes:
         inputs: token ids, [B, T] int32.
-        targets: ids to predict at the same position, [B, T] int32.
-        weights: weight of each prediction, [B, T] float32; 0 leaves it out of loss and accuracy.
+        targets: ids to predict at the same position, [B, T] int32; [B, N] with `positions`.
+        weights: weight of each prediction, [B, T] or [B, N] float32; 0 leaves it out of loss and
+            accuracy.
+        positions: optional, [B, N] int32, different ones in a row: targets and weights are of these
+            positions alone, so that logits are made for no other.
         segment_ids: optional, [B, T] int32; a change of id is a boundary between documents.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+    positions: np.ndarray
     segment_ids: np.ndarray
 
 
@@ -53,7 +57,7 @@ class ScoresPredictions(Protocol):
 
         Args:
             examples: all held-out examples, stacked; [N, T] each.
-            predictions: the most probable id at every position, [N, T] int32.
+            predictions: the most probable id wherever there is a target, of their shape, int32.
         """
         ...
 

@@ -62,8 +62,28 @@ class BatchSource:
         return _take(self._arrays, np.concatenate(rows))
 
 
+def at_answers(examples: Batch) -> Batch:
+    """The same examples with targets and weights at the positions alone whose weight is not 0.
+
+    Args:
+        examples: inputs, targets, weights, [n, T] each; every row with the same number N >= 1 of
+            weights that are not 0.
+    Returns:
+        inputs [n, T]; positions (rising), targets, weights [n, N].
+    """
+    rows, places = np.nonzero(examples["weights"])
+    positions = places.reshape(len(examples["inputs"]), -1)
+    rows = rows.reshape(positions.shape)
+    return {
+        "inputs": examples["inputs"],
+        "positions": positions.astype(np.int32),
+        "targets": examples["targets"][rows, positions],
+        "weights": examples["weights"][rows, positions],
+    }
+
+
 class SyntheticTask:
-    """Batches from two sets of arrays, one to train on and one held out, [N, T] each."""
+    """Batches from two sets of arrays, one to train on and one held out, [n, T] each."""
 
     def __init__(self, vocab_size: int, data_seed: int, train: Batch, held_out: Batch):
         self.vocab_size = vocab_size

@@ -118,6 +118,19 @@ def test_random_non_queries_fill_the_blanks():
     assert len(set(example["inputs"][blanks])) > 5
 
 
+def test_the_task_asks_at_the_answers_alone():
+    """Its targets, put back where `positions` says, are the generator's of the same seed."""
+    task = small_task(num_train_examples=30)
+    examples = next(iter(task.make().train_dataset(30)))
+    wanted = draw_examples(np.random.default_rng(task.data_seed), task, 30)
+    order = [np.flatnonzero((wanted["inputs"] == row).all(axis=1))[0] for row in examples["inputs"]]
+    assert sorted(order) == list(range(30))
+    for name in ("targets", "weights"):
+        spread = np.zeros_like(wanted[name])
+        np.put_along_axis(spread, examples["positions"], examples[name], axis=1)
+        assert (spread == wanted[name][order]).all()
+
+
 def test_training_and_evaluation_do_not_share_examples():
     task = small_task(num_train_examples=300, num_eval_examples=300, vocab_size=256).make()
     train = {tuple(e["inputs"]) for b in [next(iter(task.train_dataset(300)))] for e in rows(b)}

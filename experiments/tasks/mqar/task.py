@@ -10,7 +10,7 @@ import numpy as np
 from deltanet_jax.config import check_at_least
 from experiments.tasks.base import TaskConfig
 from experiments.tasks.mqar.generator import draw_examples
-from experiments.tasks.synthetic import SyntheticTask, in_blocks, unlike
+from experiments.tasks.synthetic import SyntheticTask, at_answers, in_blocks, unlike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,4 +69,6 @@ class MQARTask(SyntheticTask):
 
         train = draw(config.num_train_examples)
         held_out = unlike(train["inputs"], draw, config.num_eval_examples, "inputs")
+        # Of 512 positions 64 are asked: an eighth of the logits of 8,192 ids.
+        train, held_out = at_answers(train), at_answers(held_out)
         super().__init__(config.vocab_size, config.data_seed, train, held_out)
