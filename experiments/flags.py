@@ -18,6 +18,7 @@ from deltanet_jax.train.config import TrainConfig
 from deltanet_jax.train.sweep import Member, grid
 from experiments.presets import PRESETS
 from experiments.run_config import RunConfig
+from experiments.text.documents import BOUNDARIES
 
 # Flag -> (type, help). The group says which part of the config takes it.
 MODEL = {
@@ -252,6 +253,24 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
 
 
+def define_prepare_flags() -> None:
+    """The flags of experiments.prepare_data."""
+    flags.DEFINE_list("data", None, "files and folders to train on", required=True)
+    flags.DEFINE_list("valid_data", [], "files and folders to evaluate on")
+    flags.DEFINE_list("test_data", [], "files and folders of the final test")
+    flags.DEFINE_string(
+        "tokenizer",
+        None,
+        "bytes, a SentencePiece file *.model, a folder of GPT-2's files, or a file *.tiktoken",
+        required=True,
+    )
+    flags.DEFINE_string("out", None, "folder of the shards", required=True)
+    where = 'documents of a text file: the whole file, or from each line "= Title =" on'
+    flags.DEFINE_enum("documents", "file", BOUNDARIES, where)
+    flags.DEFINE_integer("workers", 0, "processes that tokenize; 0 is all cores", 0)
+    flags.DEFINE_integer("shard_tokens", 2**23, "tokens of a shard, about", 1)
+
+
 def define_faults_flags() -> None:
     """The flags of experiments.faults.run."""
     flags.DEFINE_list("faults", None, "kinds of faults to cause; all by default")
@@ -366,7 +385,7 @@ def profile_steps_from_flag(value: list[str] | None) -> tuple[int, int] | None:
     return first, last
 
 
-def explain(error: ValueError) -> str:
+def explain(error: Exception) -> str:
     """The message for users: names the flag as they typed it."""
     text = str(error)
     name = text.split(":", 1)[0]
