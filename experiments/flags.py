@@ -76,9 +76,12 @@ TASK = {
     "num_tokens_to_copy": ("int", "ids to copy (mad)"),
     "data": (
         "list",
-        "files and folders of text or JSONL (language_modeling), .npy files of ids (tokens)",
+        "files and folders of text or JSONL (language_modeling); a folder of prepare_data, or .npy "
+        "files of ids (tokens)",
     ),
-    "document_start": ("int", "id before every document; -1 is none (tokens)"),
+    "document_start": ("int", "id before every document of .npy files; -1 is none (tokens)"),
+    "concatenate": ("bool", "no boundaries between documents (tokens)"),
+    "tokenizer_digest": ("str", "SHA-256 of the tokenizer that data must be made with (tokens)"),
     "eval_fraction": ("float", "share of the text held out (language_modeling, tokens)"),
     "max_eval_windows": ("int", "windows of an evaluation; 0 is all (language_modeling, tokens)"),
 }
@@ -269,6 +272,15 @@ def define_prepare_flags() -> None:
     flags.DEFINE_enum("documents", "file", BOUNDARIES, where)
     flags.DEFINE_integer("workers", 0, "processes that tokenize; 0 is all cores", 0)
     flags.DEFINE_integer("shard_tokens", 2**23, "tokens of a shard, about", 1)
+
+
+def define_input_benchmark_flags() -> None:
+    """The flags of experiments.benchmarks.tokens_input."""
+    flags.DEFINE_string("data", None, "folder made by prepare_data", required=True)
+    flags.DEFINE_integer("seq_len", 2048, "tokens a window", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "windows a batch", lower_bound=1)
+    flags.DEFINE_float("seconds", 5.0, "how long to read, at least", lower_bound=0.1)
+    flags.DEFINE_string("record", "", "file for the result; empty records nothing")
 
 
 def define_faults_flags() -> None:
