@@ -256,20 +256,27 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
 
 
-def define_prepare_flags() -> None:
-    """The flags of experiments.prepare_data."""
-    flags.DEFINE_list("data", None, "files and folders to train on", required=True)
+def define_build_dataset_flags() -> None:
+    """The flags of experiments.build_dataset: local files, and where what is made of them goes."""
+    flags.DEFINE_list("data", [], "files and folders to train on")
     flags.DEFINE_list("valid_data", [], "files and folders to evaluate on")
     flags.DEFINE_list("test_data", [], "files and folders of the final test")
+    where = 'documents of a text file: the whole file, or from each line "= Title =" on'
+    flags.DEFINE_enum("documents", "file", BOUNDARIES, where)
+    flags.DEFINE_string("out", None, "folder of the result", required=True)
+
+
+def define_prepare_flags() -> None:
+    """The flags of experiments.prepare_data."""
+    define_build_dataset_flags()
+    flags.DEFINE_string("dataset", None, "tfds:NAME, in the place of files")
+    flags.DEFINE_string("dataset_dir", None, "where tensorflow-datasets keeps data sets")
     flags.DEFINE_string(
         "tokenizer",
         None,
         "bytes, a SentencePiece file *.model, a folder of GPT-2's files, or a file *.tiktoken",
         required=True,
     )
-    flags.DEFINE_string("out", None, "folder of the shards", required=True)
-    where = 'documents of a text file: the whole file, or from each line "= Title =" on'
-    flags.DEFINE_enum("documents", "file", BOUNDARIES, where)
     flags.DEFINE_integer("workers", 0, "processes that tokenize; 0 is all cores", 0)
     flags.DEFINE_integer("shard_tokens", 2**23, "tokens of a shard, about", 1)
 

@@ -4,9 +4,9 @@
 
     python -m experiments.prepare_data --data=FILES --tokenizer=NAME --out=DIR
 
-Files of text, JSONL, Parquet, plain or compressed, become shards of ids with an index
-(experiments/text/shards.py) that the task `tokens` reads with `--data=DIR`. The same command goes
-on where it stopped; prints one JSON line of counts at the end.
+or --dataset=tfds:NAME. Text, JSONL, Parquet, plain or compressed, becomes shards of ids with an
+index (experiments/text/shards.py) that the task `tokens` reads with `--data=DIR`. The same command
+goes on where it stopped; prints one JSON line of counts at the end.
 """
 
 import json
@@ -24,14 +24,14 @@ def main(argv: list[str]) -> None:
     from experiments.flags import explain
     from experiments.logs import quiet_logs
     from experiments.text.prepare import prepare
-    from experiments.text.sources import find_sources
+    from experiments.text.shards import SPLITS
+    from experiments.text.sources import sources_from_flags
 
     quiet_logs()
     values = flags.FLAGS
-    named = {"train": values.data, "valid": values.valid_data, "test": values.test_data}
     try:
         index = prepare(
-            {split: find_sources(names) for split, names in named.items() if names},
+            sources_from_flags(values.flag_values_dict()),
             values.tokenizer,
             values.documents,
             Path(values.out),
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {explain(error)}")
     counts = ("tokens", "documents", "text_bytes")
-    print(json.dumps({s: {c: index.count(s, c) for c in counts} for s in named if index.of(s)}))
+    print(json.dumps({s: {c: index.count(s, c) for c in counts} for s in SPLITS if index.of(s)}))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def _prepare_split(split, group, boundary, folder, index: Index, encode) -> Inde
     bar = tqdm(
         total=sum(source.size for source in group),
         desc=split,
-        unit="B",
+        unit=group[0].unit,
         unit_scale=True,
         mininterval=0.5,
         dynamic_ncols=True,

@@ -15,7 +15,7 @@ from experiments.text import prepare as prepare_module
 from experiments.text.documents import read_documents
 from experiments.text.prepare import prepare
 from experiments.text.shards import INDEX, fingerprint, open_split, read_index
-from experiments.text.sources import find_sources
+from experiments.text.sources import find_sources, sources_from_flags
 
 WIKI = "= A =\n\nalpha\n\n== Part ==\n\nmore\n\n= Bé =\n\nbeta\n"
 WIKITEXT = " \n = A = \n \n alpha \n = = Part = = \n more \n \n = Bé = \n beta \n"
@@ -27,9 +27,7 @@ def small_batches(monkeypatch):
 
 
 def make(files, out, *, valid=(), boundary="title", workers=1, shard_tokens=40):
-    sources = {"train": find_sources([str(f) for f in files])}
-    if valid:
-        sources["valid"] = find_sources([str(f) for f in valid])
+    sources = find_sources(train=[str(f) for f in files], valid=[str(f) for f in valid])
     return prepare(sources, "bytes", boundary, out, workers=workers, shard_tokens=shard_tokens)
 
 
@@ -198,6 +196,46 @@ def test_a_damaged_index_is_named(tmp_path):
         (tmp_path / "out" / INDEX).write_text(json.dumps(good | change))
         with pytest.raises(ValueError, match=f"data: .*index.json: .*{message}"):
             read_index(tmp_path / "out")
+
+
+def test_a_data_set_of_tfds_gives_the_shards_of_the_files_it_was_made_from(tmp_path):
+    """Through ArrayRecord and back by name alone, without TensorFlow."""
+    for package in ("tensorflow_datasets", "importlib_resources"):
+        pytest.importorskip(package)
+    from experiments.text.tfds_text import build
+
+    train = write_lines(tmp_path / "a.jsonl", [f"tëxt {i}" for i in range(12)])
+    valid = write_lines(tmp_path / "b.jsonl", ["held out"])
+    files = find_sources(train=[str(train)], valid=[str(valid)])
+    build(files, "file", tmp_path / "tfds")
+    with pytest.raises(ValueError, match="out: wanted a new folder, but .*local_text"):
+        build(files, "file", tmp_path / "tfds")
+    values = {"data": [], "valid_data": [], "test_data": [], "dataset_dir": str(tmp_path / "tfds")}
+    sources = sources_from_flags(values | {"dataset": "tfds:local_text"})
+    assert sources["train"][0].records[3]["id"].decode() == f"{train}:4"
+    prepare(sources, "bytes", "file", tmp_path / "a", workers=1, shard_tokens=40)
+    make([train], tmp_path / "b", valid=[valid], boundary="file")
+    a, b = contents(tmp_path / "a"), contents(tmp_path / "b")
+    assert a.pop(INDEX) != b.pop(INDEX) and a == b and len(a) > 4
+    assert "tensorflow" not in sys.modules
+    with pytest.raises(ValueError, match="dataset: wanted tfds:NAME of a data set, got 'morse'"):
+        sources_from_flags(values | {"dataset": "tfds:morse"})
+
+
+def test_sources_are_files_or_a_data_set(monkeypatch):
+    values = {"data": [], "valid_data": [], "test_data": [], "dataset_dir": None, "dataset": None}
+    for changes, message in (
+        ({}, "data: wanted either files"),
+        ({"data": ["x"], "dataset": "tfds:y"}, "data: wanted either files"),
+        ({"valid_data": ["x"], "dataset": "tfds:y"}, "dataset: brings its own splits"),
+        ({"dataset": "hub:y"}, "dataset: wanted tfds:NAME, got 'hub:y'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sources_from_flags(values | changes)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    monkeypatch.delitem(sys.modules, "experiments.text.tfds_text", raising=False)
+    with pytest.raises(ImportError, match="dataset: wanted the package tensorflow-datasets: pip"):
+        sources_from_flags(values | {"dataset": "tfds:y"})
 
 
 def test_the_command(tmp_path):

@@ -25,15 +25,15 @@ TEXTS = [f"document {i}" for i in range(40)]
 @pytest.fixture
 def folder(tmp_path):
     """Bytes in three shards of training data and one held out."""
-    sources = {}
+    files = {}
     for split, texts in (("train", TEXTS), ("valid", ["held out", "for evaluation"])):
         file = tmp_path / f"{split}.jsonl"
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        sources[split] = find_sources([str(file)])
+        files[split] = [str(file)]
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.text.prepare.BATCH_BYTES", 30)
-        prepare(sources, "bytes", "file", out, workers=1, shard_tokens=200)
+        prepare(find_sources(**files), "bytes", "file", out, workers=1, shard_tokens=200)
     assert len(list(out.glob("train-?????.npy"))) == 3
     return out
 
