@@ -11,6 +11,7 @@ from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
+from experiments.lm_small_presets import LM_SMALL_PRESETS
 from experiments.run_config import RunConfig
 from experiments.suite_presets import SUITE_PRESETS
 from experiments.tasks.language_modeling.task import LanguageModelingConfig
@@ -182,6 +183,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     **SUITE_PRESETS,
     "language_modeling/small": language_modeling_small,
     "language_modeling/small-hybrid": language_modeling_small_hybrid,
+    **LM_SMALL_PRESETS,
     "deltanet_340m": deltanet_340m,
     "deltanet_1b3": deltanet_1b3,
     "deltanet_1b3_swa": deltanet_1b3_swa,
