@@ -29,6 +29,7 @@ from experiments.flags import (
     run_config_from_flags,
 )
 from experiments.logs import quiet_logs
+from experiments.restored import restore_weights
 
 # What ends a run otherwise than by finishing it. docs/reliability.md has the table.
 EXIT_CODES = {
