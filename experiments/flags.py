@@ -187,6 +187,28 @@ def define_sample_flags() -> None:
     flags.DEFINE_integer("sample_seed", 0, "seed of sampling", lower_bound=0)
 
 
+def define_tokenizer() -> None:
+    """--tokenizer, of commands that take text."""
+    flags.DEFINE_string(
+        "tokenizer",
+        None,
+        "bytes, a SentencePiece *.model, a folder of GPT-2's BPE or a *.tiktoken; bytes by default "
+        "for byte-level runs",
+    )
+
+
+def define_generate_flags() -> None:
+    """The flags of experiments.generate."""
+    define_sample_flags()
+    define_tokenizer()
+    flags.DEFINE_integer("top_k", 0, "only the k most likely tokens; 0 is all", lower_bound=0)
+    flags.DEFINE_float("top_p", 1.0, "only the most likely tokens of this probability together")
+    flags.DEFINE_multi_string("stop", [], "text before which to end; may be given several times")
+    flags.DEFINE_string("prompts_file", None, "prompts, one a line, or JSON lines with a prompt")
+    flags.DEFINE_string("output_file", None, "where completions of --prompts_file go, else stdout")
+    flags.DEFINE_integer("rows", 32, "prompts of --prompts_file at a time", lower_bound=1)
+
+
 def define_sweep_flags() -> None:
     """The grid of experiments.sweep."""
     for name, (_, what) in SWEEP.items():

@@ -18,7 +18,7 @@ from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, NOT_FINITE, Interrupted, Stop
 from experiments import distributed, dry_run, platform
-from experiments.evaluate import print_sample, restore_weights
+from experiments.evaluate import print_sample
 from experiments.flags import (
     define_platform_flags,
     define_run_flags,
@@ -29,6 +29,7 @@ from experiments.flags import (
     run_config_from_flags,
 )
 from experiments.logs import quiet_logs
+from experiments.restored import restore_weights
 
 # What ends a run otherwise than by finishing it. docs/reliability.md has the table.
 EXIT_CODES = {
@@ -85,7 +86,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(result))
     if jax.process_count() > 1:
         return  # a sample needs all weights in one process: experiments.evaluate
-    _, weights = restore_weights(workdir, config, Trainer(config.model, config.train))
+    _, weights = restore_weights(workdir, Trainer(config.model, config.train))
     print_sample(config, weights, flags.FLAGS)
 
 
