@@ -202,9 +202,7 @@ def main(argv: list[str]) -> None:
     quiet_logs()
     values = flags.FLAGS
     try:
-        platform.configure(
-            deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
-        )
+        platform.configure_from_flags(values)
         runs = configs(values.models, values.data, values.reduced)
         pages, tokenizer = wikitext_from_flags(values.wikitext, values.tokenizer)
         if values.reduced and pages:

@@ -232,9 +232,7 @@ def main(argv: list[str]) -> None:
     quiet_logs()
     values = flags.FLAGS
     try:
-        platform.configure(
-            deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
-        )
+        platform.configure_from_flags(values)
         pages, tokenizer = wikitext_from_flags(values.wikitext, values.tokenizer)
         record = evaluate_workdir(Path(values.workdir), pages, tokenizer)
     except (ValueError, ImportError, OSError) as error:

@@ -58,9 +58,7 @@ def main(argv: list[str]) -> None:
             config = run_config_from_flags(values.flag_values_dict())
             print(dry_run.report(config, values.device_memory_gib))
             return
-        platform.configure(
-            deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
-        )
+        platform.configure_from_flags(values)
         distributed.start(values.distributed)
         stop = Stop()
         # jax.distributed has a handler of its own, which this one replaces.

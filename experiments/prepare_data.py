@@ -12,6 +12,7 @@ goes on where it stopped; prints one JSON line of counts at the end.
 import json
 import os
 import sys
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from absl import app, flags
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> None:
         )
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {explain(error)}")
+    except BrokenExecutor as error:
+        sys.exit(f"error: a process that tokenizes was killed; the same command goes on: {error}")
     counts = ("tokens", "documents", "text_bytes")
     print(json.dumps({s: {c: index.count(s, c) for c in counts} for s in SPLITS if index.of(s)}))
 
