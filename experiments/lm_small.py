@@ -162,6 +162,8 @@ def run_model(
         for file in KEPT:
             if (workdir / file).exists():
                 shutil.copyfile(workdir / file, folder / file)
+    if stop.asked():
+        raise Interrupted(config.train.num_steps)  # there may be no time to evaluate it
     record = {"model": name} | evaluate_workdir(workdir, pages, tokenizer)
     write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
 

@@ -140,6 +140,13 @@ def test_an_interrupted_model_keeps_its_log(done, monkeypatch):
     assert not (done / "out" / "gla" / "record.json").exists()
 
 
+def test_a_model_trained_when_time_is_up_is_evaluated_by_the_next_command(done, monkeypatch):
+    stop = Stop()
+    monkeypatch.setattr("experiments.lm_small.train", lambda *args, **options: stop.ask())
+    with pytest.raises(Interrupted, match="step 4 is saved"):
+        run(done, ("delta_net",), stop=stop)
+
+
 def test_bad_names_and_runs_are_refused(done):
     for models, message in ((["morse"], "wanted names of"), (["gla", "gla"], "wanted different")):
         with pytest.raises(ValueError, match=f"models: {message}"):
