@@ -1,69 +1,155 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sampling with the recurrent decoder: the prompt in parallel, then token by token."""
+"""Generation: prompts in the parallel form, then token by token with a constant state.
+
+Prompts of different lengths are padded on the left to one length. The padding is a segment of its
+own, so nothing of it reaches the prompt's outputs or states (mixers/base.py), and positions, which
+only count by their differences, need no correction.
+"""
 
 import functools
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
 from deltanet_jax.model import LanguageModel
+from deltanet_jax.sampling import Sampling, sample
+
+Prompts = Int[Array, "B T"] | Sequence[Sequence[int]]
+SMALLEST_BUCKET = 16
+
+
+def bucket(length: int) -> int:
+    """The least of 16, 24, 32, 48, 64, 96, ... that is at least `length`: few shapes to compile,
+    never more than half of one is padding."""
+    size = SMALLEST_BUCKET
+    while size < length:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+    return size
+
+
+def pad_left(prompts: Sequence[Sequence[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, segment ids: 0 for padding, 1 for the prompt), each [B, length] int32."""
+    tokens = np.zeros((len(prompts), length), np.int32)
+    segment_ids = np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        start = length - len(prompt)
+        tokens[row, start:] = prompt
+        segment_ids[row, start:] = 1
+    return tokens, segment_ids
+
+
+def stream(
+    model: LanguageModel,
+    prompts: Prompts,
+    num_tokens: int,
+    *,
+    key: jax.Array,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    chunk: int = 16,
+) -> Iterator[np.ndarray]:
+    """Continues each prompt, a few tokens at a time; whoever has enough stops iterating.
+
+    Args:
+        model: any `LanguageModel` without bottleneck; its state has a constant size unless it has
+            global attention.
+        prompts: ids, [B, T] or a list for each row, at least one token each. A row's tokens do not
+            depend on the rows beside it (beyond the rounding of other shapes).
+        num_tokens: of each row in all, at least 1.
+        key: a `jax.random` key, from which row b takes `fold_in(key, b)`; or [B] keys of the rows.
+        sampling: how tokens are chosen.
+        chunk: tokens of an item, the last one may have fewer; each is one call of the device.
+    Yields:
+        [B, n] int32 ids on the host, n = 1 (from the prompt), then `chunk` or fewer.
+    Raises:
+        ValueError: no prompt or an empty one, num_tokens or chunk below 1, as many keys as are not
+            rows, a model with bottleneck.
+    """
+    rows = _checked(prompts)
+    for name, value in (("num_tokens", num_tokens), ("chunk", chunk)):
+        if value < 1:
+            raise ValueError(f"{name}: wanted at least 1, got {value}")
+    if model.bottleneck is not None:
+        raise ValueError("model: wanted one without bottleneck, which reads whole sequences")
+    if key.ndim == 0:
+        key = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(rows)))
+    elif key.shape != (len(rows),):
+        raise ValueError(f"key: wanted one, or one for each of {len(rows)} rows, got {key.shape}")
+    return _stream(model, rows, num_tokens, key, sampling, chunk)
+
+
+def _checked(prompts: Prompts) -> list[list[int]]:
+    if isinstance(prompts, jax.Array):
+        if prompts.shape[0] == 0 or prompts.shape[1] == 0:
+            raise ValueError(f"prompt: wanted [B, T] with B, T >= 1, got shape {prompts.shape}")
+        return np.asarray(prompts).tolist()
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        lengths = [len(prompt) for prompt in prompts]
+        raise ValueError(f"prompt: wanted at least one token in each row, got {lengths}")
+    return [list(prompt) for prompt in prompts]
+
+
+def _stream(model, rows, num_tokens, keys, sampling, chunk) -> Iterator[np.ndarray]:
+    graphdef, weights = nnx.split(model)
+    length = bucket(max(len(row) for row in rows))
+    tokens, segment_ids = pad_left(rows, length)
+    # As with prompts: a few sizes of what grows with the length, and any number of tokens.
+    last, state = _prefill(
+        graphdef, weights, tokens, segment_ids, keys, length + bucket(num_tokens), sampling
+    )
+    yield np.asarray(last)[:, None]
+    done = 1
+    while done < num_tokens:
+        new, last, state = _decode(graphdef, weights, last, state, keys, done, chunk, sampling)
+        count = min(chunk, num_tokens - done)
+        yield np.asarray(new)[:, :count]
+        done += count
 
 
 def generate(
     model: LanguageModel,
-    prompt: Int[Array, "B T"],
+    prompt: Prompts,
     num_tokens: int,
     *,
     key: jax.Array,
-    temperature: float = 1.0,
-) -> Int[Array, "B N"]:
-    """Continues each prompt by `num_tokens` sampled tokens.
-
-    Args:
-        model: any `LanguageModel`; its state has a constant size unless it has global attention.
-        prompt: [B, T] ids, T >= 1.
-        num_tokens: N >= 1.
-        key: a `jax.random` key; the same key gives the same tokens.
-        temperature: divides the logits; 0 takes the most likely token.
-    Returns:
-        [B, N] ids.
-    Raises:
-        ValueError: an empty prompt, num_tokens < 1 or a negative temperature.
-    """
-    if prompt.ndim != 2 or prompt.shape[1] == 0:
-        raise ValueError(f"prompt: wanted [B, T] with T >= 1, got shape {prompt.shape}")
-    if num_tokens < 1:
-        raise ValueError(f"num_tokens: wanted at least 1, got {num_tokens}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature: wanted at least 0, got {temperature}")
-    graphdef, weights = nnx.split(model)
-    return _generate(graphdef, weights, prompt, key, num_tokens, float(temperature))
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+) -> np.ndarray:
+    """Continues each prompt by `num_tokens` tokens: `stream` at once, [B, num_tokens] int32."""
+    return np.concatenate(
+        list(stream(model, prompt, num_tokens, key=key, sampling=sampling)), axis=1
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
-def _generate(graphdef, weights, prompt, key, num_tokens: int, temperature: float):
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
+def _prefill(graphdef, weights, tokens, segment_ids, keys, max_length: int, sampling: Sampling):
+    """(first new token of each row, state after the prompt)."""
     model = nnx.merge(graphdef, weights)
-    batch_size, length = prompt.shape
+    state = model.init_state(tokens.shape[0], max_length)
+    features, state = model.features(tokens, segment_ids=segment_ids, state=state)
+    return _choose(model, features, keys, 0, sampling), state
 
-    def sample(features, step):
-        logits = model.logits(features[:, -1:])[:, 0].astype(jnp.float32)
-        if temperature == 0:
-            return jnp.argmax(logits, axis=-1)
-        step_key = jax.random.fold_in(key, step)
-        return jax.random.categorical(step_key, logits / temperature, axis=-1)
 
-    state = model.init_state(batch_size, length + num_tokens)
-    features, state = model.features(prompt, state=state)
-    first = sample(features, 0)
+@functools.partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=3)
+def _decode(graphdef, weights, last, state, keys, done, count: int, sampling: Sampling):
+    """(`count` more tokens [B, count], the last of them, the state)."""
+    model = nnx.merge(graphdef, weights)
 
     def token(carry, step):
         last, state = carry
         features, state = model.features(last[:, None], state=state)
-        new = sample(features, step)
+        new = _choose(model, features, keys, step, sampling)
         return (new, state), new
 
-    _, rest = jax.lax.scan(token, (first, state), jnp.arange(1, num_tokens))
-    return jnp.concatenate([first[:, None], rest.T], axis=1)
+    (last, state), new = jax.lax.scan(token, (last, state), done + jnp.arange(count))
+    return new.T, last, state
+
+
+def _choose(model, features, keys, step, sampling: Sampling):
+    """The token after the last position; the `step`-th new one of its row."""
+    logits = model.logits(features[:, -1:])[:, 0]
+    step_keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(keys)
+    return sample(logits, step_keys, sampling)

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every flag of every command, defined once, and the pure function from flags to a config.
+"""The flags of the commands (those about text: text/flags.py), defined once, and the pure function
+from flags to a config.
 
 A flag left alone keeps the preset's value. Each row below names a flag, its type and where in the
 config it goes; tests walk the table, so a flag that reaches nothing cannot stay.
@@ -75,9 +76,12 @@ TASK = {
     "num_tokens_to_copy": ("int", "ids to copy (mad)"),
     "data": (
         "list",
-        "files and folders of text or JSONL (language_modeling), .npy files of ids (tokens)",
+        "files and folders of text or JSONL (language_modeling); a folder of prepare_data, or .npy "
+        "files of ids (tokens)",
     ),
-    "document_start": ("int", "id before every document; -1 is none (tokens)"),
+    "document_start": ("int", "id before every document of .npy files; -1 is none (tokens)"),
+    "concatenate": ("bool", "no boundaries between documents (tokens)"),
+    "tokenizer_digest": ("str", "SHA-256 of the tokenizer that data must be made with (tokens)"),
     "eval_fraction": ("float", "share of the text held out (language_modeling, tokens)"),
     "max_eval_windows": ("int", "windows of an evaluation; 0 is all (language_modeling, tokens)"),
 }
@@ -181,6 +185,28 @@ def define_sample_flags() -> None:
     flags.DEFINE_integer("sample_tokens", 300, "tokens to sample; 0 samples none", lower_bound=0)
     flags.DEFINE_float("temperature", 0.8, "of sampling; 0 is greedy", lower_bound=0.0)
     flags.DEFINE_integer("sample_seed", 0, "seed of sampling", lower_bound=0)
+
+
+def define_tokenizer() -> None:
+    """--tokenizer, of commands that take text."""
+    flags.DEFINE_string(
+        "tokenizer",
+        None,
+        "bytes, a SentencePiece *.model, a folder of GPT-2's BPE or a *.tiktoken; bytes by default "
+        "for byte-level runs",
+    )
+
+
+def define_generate_flags() -> None:
+    """The flags of experiments.generate."""
+    define_sample_flags()
+    define_tokenizer()
+    flags.DEFINE_integer("top_k", 0, "only the k most likely tokens; 0 is all", lower_bound=0)
+    flags.DEFINE_float("top_p", 1.0, "only the most likely tokens of this probability together")
+    flags.DEFINE_multi_string("stop", [], "text before which to end; may be given several times")
+    flags.DEFINE_string("prompts_file", None, "prompts, one a line, or JSON lines with a prompt")
+    flags.DEFINE_string("output_file", None, "where completions of --prompts_file go, else stdout")
+    flags.DEFINE_integer("rows", 32, "prompts of --prompts_file at a time", lower_bound=1)
 
 
 def define_sweep_flags() -> None:
@@ -366,7 +392,7 @@ def profile_steps_from_flag(value: list[str] | None) -> tuple[int, int] | None:
     return first, last
 
 
-def explain(error: ValueError) -> str:
+def explain(error: Exception) -> str:
     """The message for users: names the flag as they typed it."""
     text = str(error)
     name = text.split(":", 1)[0]

@@ -18,7 +18,7 @@ from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, NOT_FINITE, Interrupted, Stop
 from experiments import distributed, dry_run, platform
-from experiments.evaluate import print_sample, restore_weights
+from experiments.evaluate import print_sample
 from experiments.flags import (
     define_platform_flags,
     define_run_flags,
@@ -29,6 +29,7 @@ from experiments.flags import (
     run_config_from_flags,
 )
 from experiments.logs import quiet_logs
+from experiments.restored import restore_weights
 
 # What ends a run otherwise than by finishing it. docs/reliability.md has the table.
 EXIT_CODES = {
@@ -57,9 +58,7 @@ def main(argv: list[str]) -> None:
             config = run_config_from_flags(values.flag_values_dict())
             print(dry_run.report(config, values.device_memory_gib))
             return
-        platform.configure(
-            deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
-        )
+        platform.configure_from_flags(values)
         distributed.start(values.distributed)
         stop = Stop()
         # jax.distributed has a handler of its own, which this one replaces.
@@ -85,7 +84,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(result))
     if jax.process_count() > 1:
         return  # a sample needs all weights in one process: experiments.evaluate
-    _, weights = restore_weights(workdir, config, Trainer(config.model, config.train))
+    _, weights = restore_weights(workdir, Trainer(config.model, config.train))
     print_sample(config, weights, flags.FLAGS)
 
 

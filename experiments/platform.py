@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import jax
+from absl import flags
 
 logger = logging.getLogger("experiments")
 
@@ -30,3 +31,10 @@ def configure(*, deterministic: bool, compilation_cache_dir: str) -> None:
         folder = Path(compilation_cache_dir).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(folder))
         logger.info("compiled programs are kept in %s", folder)
+
+
+def configure_from_flags(values: flags.FlagValues) -> None:
+    """`configure` as --deterministic and --compilation_cache_dir say."""
+    configure(
+        deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
+    )

@@ -98,9 +98,7 @@ def main(argv: list[str]) -> None:
     quiet_logs()
     values = flags.FLAGS
     try:
-        platform.configure(
-            deterministic=values.deterministic, compilation_cache_dir=values.compilation_cache_dir
-        )
+        platform.configure_from_flags(values)
         config = run_config_from_flags(values.flag_values_dict())
         members = members_from_flags(values.flag_values_dict(), config)
         result = sweep(config, members, Path(values.workdir), values.members_at_once)

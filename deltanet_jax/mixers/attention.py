@@ -65,7 +65,9 @@ class AttentionConfig(MixerConfig):
 
 
 class AttentionState(NamedTuple):
-    """The key-value cache: the last W tokens, oldest first, W = min(window, max_length).
+    """The key-value cache: a ring of the last W tokens, W = min(window, max_length).
+
+    A token at position p is kept at p mod W, so that a further one overwrites the oldest.
 
     Attributes:
         k, v: [B, W, G, head size], keys already rotated.
@@ -149,6 +151,8 @@ class Attention(nnx.Module):
         q = rotate(q, positions, self.config.rope_base)
         k = rotate(k, positions, self.config.rope_base)
 
+        if state is not None and length == 1 and segment_ids is None:
+            return self._decode(q, k, v, positions, state)
         masked = segment_ids is not None or state is not None
         chosen = dispatch.choose("attention", IMPLEMENTATIONS, None, q, masked=masked)
         if not masked:
@@ -181,12 +185,46 @@ class Attention(nnx.Module):
         if state is None:
             return y, None
 
-        size = state.k.shape[1]
         own = key_segments == segments[:, -1:]
-        new_state = AttentionState(
-            k=k[:, -size:],
-            v=v[:, -size:],
-            positions=jnp.where(own, key_positions, -1)[:, -size:],
-            next_position=positions[:, -1] + 1,
+        key_positions = jnp.where(own, key_positions, -1)
+        return y, _keep_last(state, k, v, key_positions, positions[:, -1:])
+
+    def _decode(self, q, k, v, positions, state: AttentionState):
+        """One token a row: written into the ring, which holds all that it sees."""
+        rows = jnp.arange(q.shape[0])
+        slots = positions[:, 0] % state.k.shape[1]
+
+        def put(cache, new):  # rows differ, so no two writes meet
+            return cache.at[rows, slots].set(new, unique_indices=True, mode="promise_in_bounds")
+
+        state = AttentionState(
+            k=put(state.k, k[:, 0]),
+            v=put(state.v, v[:, 0]),
+            positions=put(state.positions, positions[:, 0]),
+            next_position=positions[:, 0] + 1,
         )
-        return y, new_state
+        visible = (state.positions >= 0)[:, None, None, :]
+        o = jax.nn.dot_product_attention(q, state.k, state.v, mask=visible, implementation="xla")
+        return self.out_proj(read_out(o).reshape(q.shape[0], 1, -1)), state
+
+
+def _keep_last(
+    state: AttentionState,
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    key_positions: Int[Array, "B S"],
+    last: Int[Array, "B 1"],
+) -> AttentionState:
+    """The ring after a call: of `state`'s W entries and the new ones after them, [B, S] in all, the
+    last W up to position `last`, each in its slot."""
+    size = state.k.shape[1]
+    slots = jnp.arange(size, dtype=jnp.int32)[None]
+    newest = last - (last - slots) % size  # position that belongs into each slot
+    new = newest - state.next_position[:, None]
+    source = jnp.where(new >= 0, size + new, slots)
+
+    def pick(x):
+        index = source.reshape(*source.shape, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(x, index, axis=1)
+
+    return AttentionState(pick(k), pick(v), pick(key_positions), last[:, 0] + 1)

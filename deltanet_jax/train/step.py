@@ -14,7 +14,11 @@ from jaxtyping import Array, Float, Int, UInt32
 from deltanet_jax.model import LanguageModel, ModelConfig
 from deltanet_jax.sharding import weight_shardings
 from deltanet_jax.train.guard import Guard, init_guard, judge
-from deltanet_jax.train.loss import cross_entropy_sums, cross_entropy_sums_and_predictions
+from deltanet_jax.train.loss import (
+    cross_entropies,
+    cross_entropy_sums,
+    cross_entropy_sums_and_predictions,
+)
 
 
 class TrainState(NamedTuple):
@@ -100,6 +104,14 @@ def sum_and_predict(
     arguments, loss_sizes = _head_arguments(graph, loss_sizes, weights, batch, None)
     loss, correct, predictions = cross_entropy_sums_and_predictions(*arguments, **loss_sizes)
     return Sums(loss, correct, jnp.sum(batch["weights"])), predictions
+
+
+def token_losses(
+    graph: nnx.GraphDef, loss_sizes: dict[str, int], weights: dict, batch
+) -> Float[Array, "B N"]:
+    """The cross-entropy wherever a batch has a target, in nats, without dropout."""
+    arguments, loss_sizes = _head_arguments(graph, loss_sizes, weights, batch, None)
+    return cross_entropies(*arguments, **loss_sizes)
 
 
 def _head_arguments(

@@ -16,7 +16,7 @@ from experiments.faults.outcome import Outcome
 from experiments.presets import PRESETS
 from experiments.run_config import read_run_config
 from experiments.tasks.language_modeling.data import read_documents
-from experiments.tasks.tokens.task import Files
+from experiments.text.shards import Ids, Index, Settings, Shard, Source, read_index
 
 SECONDS = 2.0  # a reader that takes longer has failed
 REFUSALS = (ValueError, manifest.Damaged)
@@ -74,8 +74,13 @@ def _readers(scratch: Path) -> dict[Path, Callable[[Path], object]]:
     documents.write_text('{"text": "one"}\n{"text": "two"}\n')
     np.save(tokens, np.arange(50, dtype=np.uint16))
 
+    index = run / "index.json"
+    shard = Shard("train-00000", 50, 1, 200, "0" * 64, "0" * 64)
+    settings = Settings("0" * 64, 256, 0, "file", 40, (Source("train", "a.txt", "0" * 64),))
+    Index(settings, complete=True, shards=(shard,)).write(run)
+
     def read_tokens(path: Path) -> None:
-        ids = Files((str(path),))
+        ids = Ids([path], [None])
         ids.read(0, min(len(ids), 10))
 
     return {
@@ -84,6 +89,7 @@ def _readers(scratch: Path) -> dict[Path, Callable[[Path], object]]:
         rows: read_metrics,
         documents: lambda path: list(read_documents(path)),
         tokens: read_tokens,
+        index: lambda path: read_index(path.parent),
     }
 
 

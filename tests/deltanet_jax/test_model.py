@@ -1,13 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The language model: sizes, patterns, scan over the period, decoding, generation."""
+"""The language model: sizes, patterns, scan over the period, decoding."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from deltanet_jax.generate import generate
 from deltanet_jax.model import REMAT_POLICIES, LanguageModel, count_parameters
 from deltanet_jax.presets import deltanet_1b3, deltanet_340m
 from deltanet_jax.train.memory import kept_bytes
@@ -77,34 +76,6 @@ def test_the_recurrent_state_does_not_grow():
     model = small_model()
     short, long = (jax.eval_shape(lambda n=n: model.init_state(1, n)) for n in (10, 10_000))
     assert jax.tree.map(lambda x: x.shape, short) == jax.tree.map(lambda x: x.shape, long)
-
-
-def test_generate_is_greedy_at_temperature_0_and_repeatable_otherwise():
-    model = small_model(*HYBRID, num_layers=3)
-    prompt = random_tokens(length=5)
-    got = generate(model, prompt, 4, key=jax.random.key(0), temperature=0.0)
-    tokens = jnp.pad(prompt, ((0, 0), (0, 4)))  # models are causal: what comes after is not seen
-    for t in range(5, 9):
-        best = jnp.argmax(logits_of(model, tokens)[:, t - 1], axis=-1)
-        tokens = tokens.at[:, t].set(best)
-    assert (got == tokens[:, 5:]).all()
-    samples = [generate(model, prompt, 6, key=jax.random.key(k)) for k in (1, 1, 2)]
-    assert (samples[0] == samples[1]).all()
-    assert (samples[0] != samples[2]).any()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"prompt": jnp.zeros((1, 0), jnp.int32)}, "prompt: wanted"),
-        ({"num_tokens": 0}, "num_tokens: wanted at least 1, got 0"),
-        ({"temperature": -1.0}, "temperature: wanted at least 0, got -1.0"),
-    ],
-)
-def test_generate_refuses(changes, message):
-    args = {"prompt": random_tokens(), "num_tokens": 1, "temperature": 1.0} | changes
-    with pytest.raises(ValueError, match=message):
-        generate(small_model(), key=jax.random.key(0), **args)
 
 
 def test_tied_embeddings_have_no_head():

@@ -86,6 +86,32 @@ def test_evaluation_in_a_new_process_gives_the_same_bits_and_the_same_sample(lan
     assert sample == trained_sample
 
 
+def test_generate_continues_the_prompts_of_a_file(language_model, tmp_path):
+    workdir, _ = language_model
+    (tmp_path / "prompts.txt").write_text("ab\nabab ab\n")
+    done = run(
+        "generate",
+        f"--workdir={workdir}",
+        f"--prompts_file={tmp_path / 'prompts.txt'}",
+        "--sample_tokens=5",
+        "--top_k=1",
+        "--top_p=0.9",
+        "--stop=zz",
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["prompt"] for row in rows] == ["ab", "abab ab"]
+    assert all(len(row["completion"]) <= 5 for row in rows)
+
+
+@pytest.mark.slow
+def test_generate_shows_what_a_model_writes(language_model):
+    workdir, trained = language_model
+    options = ["--sample_tokens=12", "--temperature=0.8"]
+    done = run("generate", f"--workdir={workdir}", "--prompt=", *options)
+    _, _, *sample = trained.stdout.splitlines()
+    assert done.stdout.splitlines() == sample[:-1]
+
+
 def test_evaluation_without_a_run_is_refused(tmp_path):
     command = [sys.executable, "-m", "experiments.evaluate", f"--workdir={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -15,7 +15,7 @@ def test_hostile_files_are_refused_with_a_message(tmp_path):
 
 def test_a_reader_that_lets_other_errors_through_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(hostile, "read_metrics", lambda path: {}[path])
-    outcome = hostile.hostile_files(tmp_path, np.random.default_rng(0), 50)
+    outcome = hostile.hostile_files(tmp_path, np.random.default_rng(0), 60)
     assert outcome.lost == 10 and all("metrics.jsonl: KeyError" in p for p in outcome.problems)
 
 

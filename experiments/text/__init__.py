@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Text to token ids and back, and token ids on disk."""

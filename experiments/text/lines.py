@@ -1,0 +1,34 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""JSON lines from files, plain or compressed."""
+
+import json
+from pathlib import Path
+
+from experiments.tasks.language_modeling.data import OPENERS
+
+
+def read_json_lines(path: Path, name: str) -> list[dict]:
+    """The objects of a file, one a line; empty lines are passed over.
+
+    Args:
+        path: JSON lines, `.gz` and `.xz` compressed.
+        name: of the flag that the path comes from.
+    Raises:
+        ValueError: a line that is no JSON object; the message starts with `name` and has the line.
+    """
+    rows = []
+    with OPENERS.get(path.suffix, open)(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{name}: {path}:{number}: wanted JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{name}: {path}:{number}: wanted a JSON object, got {line[:40]!r}"
+                )
+            rows.append(row)
+    return rows

@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Generation: ragged prompts, decoding against the parallel form, sampling, caches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from deltanet_jax.generate import bucket, generate, pad_left, stream
+from deltanet_jax.sampling import Sampling, keep_likely, sample
+from tests.helpers.compare import assert_close, rms_ratio
+from tests.helpers.models import MIXERS, random_tokens, small_model
+
+GREEDY = Sampling(temperature=0.0)
+# The paper's model and its two hybrids.
+DELTA_NET, WINDOW, GLOBAL = (MIXERS[k] for k in ("delta_net", "attention-window", "attention"))
+PATTERNS = {
+    "delta_net": (DELTA_NET,),
+    "window": (DELTA_NET, WINDOW),
+    "global": (DELTA_NET, GLOBAL),
+    "both": (DELTA_NET, WINDOW, GLOBAL),
+}
+EVERY_STATE = (DELTA_NET, WINDOW, MIXERS["retnet"])
+LENGTH = 16
+PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5, 3], list(range(LENGTH)), [7]]
+
+
+@functools.cache
+def model_of(*mixers):
+    # Smaller weights than other tests': over hundreds of tokens the comparison is of algorithms,
+    # not of how a deep chaotic map spreads rounding errors.
+    return small_model(*mixers, num_layers=max(2, len(mixers)), init_std=0.2)
+
+
+@nnx.jit
+def parallel(model, tokens):
+    return model(tokens)[0]
+
+
+@functools.partial(nnx.jit, static_argnums=2)
+def step_by_step(model, tokens, prompt: int):
+    """Logits at every position: `prompt` tokens in parallel, then one by one."""
+    state = model.init_state(tokens.shape[0], tokens.shape[1])
+    features, state = model.features(tokens[:, :prompt], state=state)
+
+    def token(state, one):
+        features, state = model.features(one[:, None], state=state)
+        return state, features[:, 0]
+
+    _, rest = jax.lax.scan(token, state, tokens[:, prompt:].T)
+    return model.logits(jnp.concatenate([features, jnp.moveaxis(rest, 0, 1)], axis=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [("both", 100), *(pytest.param(name, 2000, marks=pytest.mark.slow) for name in PATTERNS)],
+)
+def test_decoding_equals_the_parallel_form(name, length):
+    model, tokens = model_of(*PATTERNS[name]), random_tokens(batch=1, length=length)
+    assert_close(name, step_by_step(model, tokens, 37), parallel(model, tokens), 1e-5)
+
+
+@pytest.mark.slow
+def test_each_row_equals_its_own_generation():
+    model = model_of(*EVERY_STATE, GLOBAL)
+    keys = jax.vmap(jax.random.key)(jnp.arange(len(PROMPTS)))
+    sampling = Sampling(temperature=1.5, top_k=20, top_p=0.9)
+    together = generate(model, PROMPTS, 12, key=keys, sampling=sampling)
+    for row, prompt in enumerate(PROMPTS):
+        alone = generate(model, [prompt], 12, key=keys[row : row + 1], sampling=sampling)
+        assert (together[row] == alone[0]).all(), f"row {row}"
+
+
+def test_padding_reaches_nothing():
+    """Logits of prompt and later tokens are those of the unpadded row, whatever state they use."""
+    model = model_of(*EVERY_STATE)
+    tokens, segment_ids = pad_left(PROMPTS, LENGTH)
+    following = random_tokens(batch=len(PROMPTS), length=6)
+
+    @nnx.jit
+    def logits_from(model, segment_ids):
+        state = model.init_state(len(PROMPTS), LENGTH + 6)
+        features, state = model.features(jnp.asarray(tokens), segment_ids=segment_ids, state=state)
+
+        def token(state, one):
+            features, state = model.features(one[:, None], state=state)
+            return state, features[:, 0]
+
+        _, rest = jax.lax.scan(token, state, following.T)
+        features = jnp.concatenate([features[:, -1:], jnp.moveaxis(rest, 0, 1)], axis=1)
+        return model.logits(features)
+
+    got = logits_from(model, jnp.asarray(segment_ids))
+    as_text = logits_from(model, jnp.ones_like(segment_ids))
+    # Models are causal: what stands to the right of a row is not seen.
+    rows = [[*p, *f] for p, f in zip(PROMPTS, following.tolist(), strict=True)]
+    logits = parallel(model, jnp.array([row + [0] * (LENGTH + 6 - len(row)) for row in rows]))
+    for row, prompt in enumerate(PROMPTS):
+        wanted = logits[row, len(prompt) - 1 : len(prompt) + 6]
+        assert_close(f"row {row}", got[row], wanted, 1e-5)
+        # Padding read as text is seen to be wrong, where there is any.
+        assert len(prompt) == LENGTH or rms_ratio(as_text[row], wanted) > 1e-3
+
+
+def test_greedy_generation_takes_the_best_token_of_the_parallel_form():
+    model = model_of(DELTA_NET, WINDOW)
+    got = generate(model, PROMPTS, 20, key=jax.random.key(0), sampling=GREEDY)
+    rows = [[*p, *g] for p, g in zip(PROMPTS, got.tolist(), strict=True)]
+    tokens = jnp.array([row + [0] * (LENGTH + 20 - len(row)) for row in rows])
+    best = np.asarray(jnp.argmax(parallel(model, tokens), axis=-1))
+    for row, prompt in enumerate(PROMPTS):
+        assert (got[row] == best[row, len(prompt) - 1 : len(prompt) + 19]).all(), f"row {row}"
+
+
+def test_samples_repeat_with_their_key_and_come_in_chunks():
+    model, prompt = model_of(DELTA_NET), random_tokens(length=5)
+    first, *chunks = stream(model, prompt, 10, key=jax.random.key(1), chunk=4)
+    assert first.shape == (2, 1) and [c.shape for c in chunks] == [(2, 4), (2, 4), (2, 1)]
+    samples = [
+        np.concatenate(list(stream(model, prompt, 10, key=jax.random.key(k), chunk=4)), axis=1)
+        for k in (1, 2)
+    ]
+    assert (np.concatenate([first, *chunks], axis=1) == samples[0]).all()
+    assert (samples[0] != samples[1]).any()
+    assert samples[0].dtype == np.int32
+
+
+def test_a_windows_cache_is_bounded_by_the_window():
+    model = model_of(DELTA_NET, WINDOW)
+    states = [jax.eval_shape(lambda n=n: model.init_state(1, n)) for n in (100, 100_000)]
+    sizes = [[x.shape for x in jax.tree.leaves(state)] for state in states]
+    assert sizes[0] == sizes[1]
+    assert (1, 1, WINDOW.window, 2, 8) in sizes[0]
+
+
+def likely_by_definition(logits, sampling):
+    """The set of tokens that may be drawn, one row, by sorting."""
+    p = np.exp(logits / sampling.temperature - np.max(logits / sampling.temperature))
+    order = np.argsort(-p)[: sampling.top_k or len(p)]
+    p = p[order] / p[order].sum()
+    count = 1 + int(np.sum(np.cumsum(p) < sampling.top_p))
+    return set(order[:count].tolist())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 3}, {"top_p": 0.6}, {"top_k": 10, "top_p": 0.8, "temperature": 2.0}, {}],
+)
+def test_top_k_and_top_p_keep_what_their_definitions_say(options):
+    sampling = Sampling(**options)
+    logits = 3 * jax.random.normal(jax.random.key(0), (8, 40))
+    kept = np.isfinite(np.asarray(keep_likely(logits, sampling)))
+    for row in range(8):
+        wanted = likely_by_definition(np.asarray(logits[row], np.float64), sampling)
+        assert set(np.flatnonzero(kept[row]).tolist()) == wanted
+        assert len(wanted) == 40 if not options else len(wanted) < 40
+
+
+def test_samples_have_the_softmaxs_frequencies():
+    logits = jnp.array([[0.0, 1.0, 2.0, -1.0]])
+    count = 20_000
+    keys = jax.random.split(jax.random.key(0), count)
+    drawn = sample(jnp.repeat(logits, count, axis=0), keys, Sampling(temperature=0.7))
+    frequencies = np.bincount(np.asarray(drawn), minlength=4) / count
+    assert np.abs(frequencies - np.asarray(jax.nn.softmax(logits[0] / 0.7))).max() < 0.02
+
+
+def test_buckets_are_few_and_pad_by_half_at_most():
+    sizes = [bucket(n) for n in range(1, 5000)]
+    assert all(n <= size < max(1.5 * n + 1, 17) for n, size in enumerate(sizes, start=1))
+    assert len(set(sizes)) < 20 and bucket(96) == 96
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": jnp.zeros((1, 0), jnp.int32)}, "prompt: wanted"),
+        ({"prompt": [[1], []]}, r"prompt: wanted at least one token in each row, got \[1, 0\]"),
+        ({"prompt": []}, "prompt: wanted at least one token in each row, got"),
+        ({"num_tokens": 0}, "num_tokens: wanted at least 1, got 0"),
+        ({"key": jax.random.split(jax.random.key(0), 3)}, "key: wanted one, or one for each of 2"),
+    ],
+)
+def test_generate_refuses(changes, message):
+    args = {"prompt": random_tokens(), "num_tokens": 1, "key": jax.random.key(0)} | changes
+    with pytest.raises(ValueError, match=message):
+        generate(model_of(DELTA_NET), **args)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature: wanted at least 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature: wanted at least 0, got nan"),
+        ({"top_k": -1}, "top_k: wanted at least 0, got -1"),
+        ({"top_p": 0.0}, "top_p: wanted more than 0, at most 1, got 0.0"),
+    ],
+)
+def test_sampling_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**options)
+
+
+def test_a_model_with_bottleneck_is_refused():
+    model = small_model(GLOBAL, bottleneck=True)
+    with pytest.raises(ValueError, match="^model: wanted one without bottleneck"):
+        generate(model, random_tokens(), 1, key=jax.random.key(0))
