@@ -264,6 +264,11 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
 
 
+def define_fla_logits_flags() -> None:
+    """The flags of experiments.benchmarks.fla_logits."""
+    flags.DEFINE_list("kinds", None, "kinds of models to compare; all by default")
+
+
 def define_faults_flags() -> None:
     """The flags of experiments.faults.run."""
     flags.DEFINE_list("faults", None, "kinds of faults to cause; all by default")

@@ -33,11 +33,11 @@ from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
 from tests.helpers.models import small_config
 
 FLAGS = {
-    "batch_size": 4,
+    "batch_size": 8,
     "num_steps": 2,
     "seq_len": 8,
     "max_eval_windows": 4,
-    "mesh_data": 1,
+    "compute_dtype": "float32",
 }
 
 
@@ -183,6 +183,7 @@ def test_a_run_of_ours_becomes_a_model_and_a_run_again(converted, tmp_path):
     assert differences(read_run_config(run).model, model_config(written)) == []
 
 
+@pytest.mark.slow
 def test_a_converted_run_is_evaluated_and_trained(converted, tmp_path):
     """And gives other numbers after: the steps count from 0, in the dtypes that came."""
     tensors, folder = converted("transformer")
@@ -221,6 +222,19 @@ def test_the_commands(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr and not (tmp_path / "none").exists()
+
+
+@pytest.mark.gpu
+def test_logits_are_those_of_fla_on_a_gpu():
+    """A model of 24 layers that FLA made, in bfloat16; FLA's warnings are its own."""
+    pytest.importorskip("fla", exc_type=ImportError)
+    command = [sys.executable, "-m", "experiments.benchmarks.fla_logits"]
+    done = subprocess.run([*command, "--kinds=delta_net,gated_deltanet"], capture_output=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
+    assert len(rows) == 2, done.stderr.decode()
+    for row in rows:
+        assert row["ours_to_fla"] <= BOUNDS["bfloat16"] and not row["changed_tensors"], row
+    assert done.returncode == 0
 
 
 def refused(folder, config, tensors, message, flags=FLAGS):

@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import sysconfig
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,15 @@ def read_documents(path: Path) -> Iterator[bytes]:
 
     Raises:
         ValueError: a line without a "text", or a document with a zero byte; names file and line.
+            A compressed file that is damaged.
     """
+    try:
+        yield from _documents(path)
+    except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"data: {path}: wanted a whole compressed file: {error}") from error
+
+
+def _documents(path: Path) -> Iterator[bytes]:
     plain = path.with_suffix("") if path.suffix in OPENERS else path
     with OPENERS.get(path.suffix, open)(path, "rb") as file:
         if plain.suffix not in JSONL:
