@@ -66,13 +66,15 @@ def _continued_run(folder: Folder, config: dict, values: dict[str, Any]) -> RunC
     return run
 
 
-def from_fla(source: Path, workdir: Path, values: dict[str, Any]) -> None:
+def from_fla(source: Path, workdir: Path, values: dict[str, Any]) -> list[str]:
     """Writes a run with the weights of an FLA model.
 
     Args:
         source: Hugging Face folder of the model.
         workdir: of the run; must not exist, or be empty.
         values: flags of a run; None is the model's, or the default.
+    Returns:
+        What became what, a line for every tensor.
     Raises:
         ValueError: the folder is damaged, holds a model that we do not have, or other tensors than
             its config.json says; nothing is written then.
@@ -100,9 +102,9 @@ def from_fla(source: Path, workdir: Path, values: dict[str, Any]) -> None:
             write_atomically(output / SOURCE, json.dumps(original, indent=2) + "\n")
             write_atomically(output / "machine.json", json.dumps(machine, indent=2) + "\n")
         places = fla_weights.places(run.model)
-        for name, found in names.items():
-            print(f"{found} {folder.specs[found]} -> {_ours(places[name])}")
-        print(f"{len(names)} tensors, none missing, none unexpected; run in {workdir}")
+        return [
+            f"{found} {folder.specs[found]} -> {_ours(places[n])}" for n, found in names.items()
+        ]
 
 
 def _ours(place: fla_weights.Place) -> str:
@@ -127,13 +129,15 @@ def _original(workdir: Path, config: RunConfig) -> tuple[dict[str, Any], dict[st
     return content["config"], content["dtypes"]
 
 
-def to_fla(workdir: Path, target: Path, max_shard_bytes: int) -> None:
+def to_fla(workdir: Path, target: Path, max_shard_bytes: int) -> list[str]:
     """Writes the newest intact checkpoint of a run as an FLA model.
 
     Args:
         workdir: of the run.
         target: Hugging Face folder; must not exist, or be empty.
         max_shard_bytes: more than that in tensors goes into several files with an index.
+    Returns:
+        What became what, a line for every tensor.
     Raises:
         ValueError: no run, no intact checkpoint, or a model that FLA does not have; nothing is
             written then.
@@ -149,16 +153,14 @@ def to_fla(workdir: Path, target: Path, max_shard_bytes: int) -> None:
     specs = {name: Spec(dtypes[name], place.shape) for name, place in found.items()}
     fla_weights.match(config.model, specs)
     with new_folder(target) as output:
-        step, weights = restore_weights(workdir, config, one_device_trainer(config))
+        _, weights = restore_weights(workdir, config, one_device_trainer(config))
         weights = jax.device_get(weights)
 
         def make(name: str) -> np.ndarray:
             return fla_weights.tensor(weights, found[name], dtypes[name])
 
         write_folder(output, fla, specs, make, max_shard_bytes)
-    for name, place in found.items():
-        print(f"{_ours(place)} -> {name} {specs[name]}")
-    print(f"{len(specs)} tensors of step {step}; model in {target}")
+    return [f"{_ours(place)} -> {name} {specs[name]}" for name, place in found.items()]
 
 
 def main(argv: list[str]) -> None:
@@ -169,12 +171,14 @@ def main(argv: list[str]) -> None:
     source, target = Path(values.input), Path(values.output)
     try:
         if values["from"].value == "fla":
-            from_fla(source, target, values.flag_values_dict())
+            report = from_fla(source, target, values.flag_values_dict())
         else:
-            to_fla(source, target, int(values.max_shard_gib * 2**30))
+            report = to_fla(source, target, int(values.max_shard_gib * 2**30))
     except (ValueError, CheckpointError, OSError) as error:
         text = explain(error) if isinstance(error, ValueError) else str(error)
         sys.exit(f"error: {text}")
+    print("\n".join(report))
+    print(f"{len(report)} tensors, none missing, none unexpected; written to {target}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
 
 For each kind of model: FLA makes one of 24 layers with random weights in bfloat16 and saves it;
 `experiments.convert` reads it; both compute the logits of the same tokens. Prints a JSON line with
-RMS ratios: ours to FLA's in bfloat16, and each to ours in float32. Then the way back: every tensor's
-bits. Exits with 1 if ours differ from FLA's by more than 1e-2, or a bit was lost. Needs torch,
-transformers and flash-linear-attention; softmax layers need flash-attn, without which their kinds
-are left out aloud.
+RMS ratios, ours to FLA's in bfloat16 and each to ours in float32, and with the tensors that are not
+the same bits after the way back. Exits with 1 if ours differ from FLA's by more than 1e-2, or a bit
+was lost. Needs torch, transformers and flash-linear-attention; softmax layers need flash-attn,
+without which their kinds are left out aloud.
 """
 
 import json
