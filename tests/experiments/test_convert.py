@@ -41,6 +41,9 @@ FLAGS = {
 }
 
 
+NAMES = [n if n != "no_conv" else pytest.param(n, marks=pytest.mark.slow) for n in fla.CONFIGS]
+
+
 def write(folder, config, tensors):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
@@ -77,7 +80,7 @@ def config_as_it_came(name):
     return fla.CONFIGS[name] | {"bos_token_id": 1, "architectures": ["AsItCame"]}
 
 
-@pytest.mark.parametrize("name", fla.CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_in_and_out_gives_every_bit_back(converted, tmp_path, name):
     tensors, folder = converted(name)
     to_fla(folder / "run", tmp_path / "back", max_shard_bytes=2**30)
@@ -107,7 +110,7 @@ def our_logits(converted):
     return compute
 
 
-@pytest.mark.parametrize("name", fla.CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_logits_are_those_of_the_definition(converted, our_logits, name):
     wanted = fla.logits(fla.CONFIGS[name], converted(name)[0], TOKENS)
     assert our_logits(name).dtype == jnp.float32
@@ -142,8 +145,8 @@ def test_wrong_layouts_are_noticed_by_the_comparison(converted, our_logits, wron
     ("name", "change"),
     [
         ("delta_net", {"norm_eps": 1e-3}),
-        ("delta_net-options", {"allow_neg_eigval": False}),
-        ("delta_net-options", {"qk_activation": "relu"}),
+        ("hybrid", {"allow_neg_eigval": False}),
+        ("hybrid", {"qk_activation": "relu"}),
         ("hybrid", {"attn": {"layers": [1], **fla.ATTENTION, "window_size": 6}}),
         ("transformer", {"rope_theta": 120.0}),
     ],
@@ -154,7 +157,7 @@ def test_options_matter_to_the_comparison(converted, our_logits, name, change):
 
 
 def test_shards_old_names_and_a_tied_head_come_back_as_they_were(tmp_path):
-    config = fla.CONFIGS["delta_net-options"]
+    config = fla.CONFIGS["hybrid"]
     tensors = fla.random_tensors(config)
     tensors = {n.replace(".attn.o_norm.", ".attn.norm."): x for n, x in tensors.items()}
     tensors["lm_head.weight"] = tensors["model.embeddings.weight"]
@@ -336,7 +339,7 @@ def test_models_that_fla_does_not_have_are_refused(tmp_path, mixer, change, mess
 
 
 def test_tied_embeddings_beside_another_head_are_refused(tmp_path):
-    config = fla.CONFIGS["delta_net-options"]
+    config = fla.CONFIGS["hybrid"]
     tensors = fla.random_tensors(config)
     tensors["lm_head.weight"] = tensors["model.embeddings.weight"] + ml_dtypes.bfloat16(1)
     refused(tmp_path, config, tensors, "^tie_word_embeddings: wanted lm_head.weight to be")

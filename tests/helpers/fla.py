@@ -13,7 +13,12 @@ ATTENTION = {"num_heads": 4, "num_kv_heads": 2, "window_size": 5, "rope_theta": 
 CONFIGS = {
     "delta_net": SMALL
     | {"model_type": "delta_net", "num_hidden_layers": 2, "num_heads": 2, "expand_v": 2.0},
-    "delta_net-options": SMALL
+    "gated_deltanet": SMALL
+    | {"model_type": "gated_deltanet", "num_hidden_layers": 2, "num_heads": 3, "head_dim": 4},
+    "transformer": SMALL
+    | {"model_type": "transformer", "num_hidden_layers": 2, "tie_word_embeddings": False}
+    | ATTENTION,
+    "hybrid": SMALL
     | {
         "model_type": "delta_net",
         "num_hidden_layers": 2,
@@ -25,20 +30,10 @@ CONFIGS = {
         "qk_norm": "sum",
         "allow_neg_eigval": True,
         "tie_word_embeddings": True,
-    },
-    "gated_deltanet": SMALL
-    | {"model_type": "gated_deltanet", "num_hidden_layers": 2, "num_heads": 3, "head_dim": 4},
-    "transformer": SMALL
-    | {"model_type": "transformer", "num_hidden_layers": 2, "tie_word_embeddings": False}
-    | ATTENTION,
-    "hybrid": SMALL
-    | {
-        "model_type": "delta_net",
-        "num_hidden_layers": 2,
-        "num_heads": 2,
-        "use_short_conv": False,
         "attn": {"layers": [1], **ATTENTION},
     },
+    "no_conv": SMALL
+    | {"model_type": "delta_net", "num_hidden_layers": 1, "num_heads": 2, "use_short_conv": False},
 }
 
 
