@@ -146,9 +146,13 @@ def define_workdir(required: bool = True) -> flags.FlagHolder:
     return flags.DEFINE_string("workdir", None, "directory of the run", required=required)
 
 
+def define_preset(required: bool = True) -> None:
+    """--preset, the run that options change."""
+    flags.DEFINE_enum("preset", None, sorted(PRESETS), "the run to start from", required=required)
+
+
 def define_run_flags() -> None:
-    """The preset and every option of a run."""
-    flags.DEFINE_enum("preset", None, sorted(PRESETS), "the run to start from", required=True)
+    """Every option of a run."""
     flags.DEFINE_list("layer_pattern", None, f"mixers of one period, of {sorted(MIXERS)}")
     for group in GROUPS.values():
         for name, (kind, text) in group.items():
@@ -216,6 +220,14 @@ def define_sweep_flags() -> None:
     flags.DEFINE_integer("members_at_once", 0, "runs side by side; 0 is all", lower_bound=0)
 
 
+def define_convert_flags() -> None:
+    """The flags of experiments.convert, beside a run's options."""
+    flags.DEFINE_enum("from", None, ["fla", "ours"], "what --input holds", required=True)
+    flags.DEFINE_string("input", None, "folder of the model, or run, to read", required=True)
+    flags.DEFINE_string("output", None, "folder of the run, or model, to write", required=True)
+    flags.DEFINE_float("max_shard_gib", 5.0, "largest safetensors file to write", lower_bound=1e-6)
+
+
 def define_demo_flags() -> None:
     """The flags of experiments.demo."""
     flags.DEFINE_string("output_dir", "runs/demo", "folder of the demonstrations")
@@ -278,6 +290,11 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
 
 
+def define_fla_logits_flags() -> None:
+    """The flags of experiments.benchmarks.fla_logits."""
+    flags.DEFINE_list("kinds", None, "kinds of models to compare; all by default")
+
+
 def define_faults_flags() -> None:
     """The flags of experiments.faults.run."""
     flags.DEFINE_list("faults", None, "kinds of faults to cause; all by default")
@@ -289,8 +306,8 @@ def define_faults_flags() -> None:
     flags.DEFINE_string("record_dir", "", "folder of record.json; empty records nothing")
 
 
-def run_config_from_flags(values: dict[str, Any]) -> RunConfig:
-    """The run that flag values describe; None is "as in the preset".
+def run_config_from_flags(values: dict[str, Any], base: RunConfig | None = None) -> RunConfig:
+    """The run that flag values describe; None is "as in `base`", by default the preset.
 
     Raises:
         ValueError: an impossible value; the message starts with the flag's name.
@@ -300,7 +317,7 @@ def run_config_from_flags(values: dict[str, Any]) -> RunConfig:
     def of(group: str) -> dict[str, Any]:
         return {k: given[k] for k in GROUPS[group] if k in given}
 
-    config = PRESETS[given["preset"]]()
+    config = PRESETS[given["preset"]]() if base is None else base
     task_values = of("task")
     known = {f.name for f in dataclasses.fields(config.task)}
     for name in task_values:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a preset: python -m experiments.main --preset=NAME --workdir=DIR [--flag=value ...]
 
-The same command on the same workdir resumes. Ends with the evaluation and, for language models,
-a continuation sampled from the checkpoint.
+The same command on the same workdir resumes, and so does --workdir=DIR alone. Ends with the
+evaluation and, for language models, a continuation sampled from the checkpoint.
 """
 
 import json
@@ -21,6 +21,7 @@ from experiments import distributed, dry_run, platform
 from experiments.evaluate import print_sample
 from experiments.flags import (
     define_platform_flags,
+    define_preset,
     define_run_flags,
     define_sample_flags,
     define_workdir,
@@ -30,6 +31,7 @@ from experiments.flags import (
 )
 from experiments.logs import quiet_logs
 from experiments.restored import restore_weights
+from experiments.run_config import RunConfig, read_run_config
 
 # What ends a run otherwise than by finishing it. docs/reliability.md has the table.
 EXIT_CODES = {
@@ -47,6 +49,16 @@ def _end(error: Exception) -> None:
     sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
 
 
+def _run_config(workdir: Path, values: flags.FlagValues) -> RunConfig:
+    """What the flags say; without a preset the run is the one that `workdir` holds."""
+    base = None
+    if values.preset is None:
+        if not (workdir / "config.json").is_file():
+            raise ValueError(f"preset: wanted a preset, or a run in {workdir} to go on with")
+        base = read_run_config(workdir)
+    return run_config_from_flags(values.flag_values_dict(), base)
+
+
 def main(argv: list[str]) -> None:
     del argv
     quiet_logs()
@@ -55,7 +67,7 @@ def main(argv: list[str]) -> None:
         values = flags.FLAGS
         if values.dry_run:
             dry_run.pretend(values.dry_run)
-            config = run_config_from_flags(values.flag_values_dict())
+            config = _run_config(workdir, values)
             print(dry_run.report(config, values.device_memory_gib))
             return
         platform.configure_from_flags(values)
@@ -63,7 +75,7 @@ def main(argv: list[str]) -> None:
         stop = Stop()
         # jax.distributed has a handler of its own, which this one replaces.
         with stop.on_signals(processes=bool(values.distributed)):
-            config = run_config_from_flags(values.flag_values_dict())
+            config = _run_config(workdir, values)
             result = train(
                 config.model,
                 config.train,
@@ -90,6 +102,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_workdir()
+    define_preset(required=False)
     define_run_flags()
     define_sample_flags()
     define_platform_flags()

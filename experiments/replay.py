@@ -13,9 +13,9 @@ from pathlib import Path
 from absl import app, flags
 
 from deltanet_jax.train import replay
-from experiments.evaluate import make_trainer
 from experiments.flags import define_workdir, explain
 from experiments.logs import quiet_logs
+from experiments.restored import make_trainer
 from experiments.run_config import read_run_config
 
 

@@ -31,14 +31,19 @@ def restore_weights(workdir: Path, trainer: Trainer) -> tuple[int, dict]:
         return step, checkpoints.restore(step, trainer.abstract_state).weights
 
 
+def one_device_trainer(config: RunConfig) -> Trainer:
+    """The run's steps on one device, whatever it was trained on."""
+    train = config.train.replace(mesh=MeshConfig(data=1))
+    return Trainer(config.model, train, jax.devices()[:1])
+
+
 def make_trainer(config: RunConfig) -> Trainer:
     """The run's steps, on the mesh it was trained on; on one device where that doesn't fit."""
     try:
         make_mesh(config.train.mesh)
     except ValueError:
         logger.info("this machine has not the devices of the training's mesh: one is used")
-        train = config.train.replace(mesh=MeshConfig(data=1))
-        return Trainer(config.model, train, jax.devices()[:1])
+        return one_device_trainer(config)
     return Trainer(config.model, config.train)
 
 

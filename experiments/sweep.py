@@ -23,6 +23,7 @@ from deltanet_jax.train.sweep import Member, RunTable, check_one_device, train_m
 from experiments import platform
 from experiments.flags import (
     define_compilation_flags,
+    define_preset,
     define_run_flags,
     define_sweep_flags,
     define_workdir,
@@ -109,6 +110,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_workdir()
+    define_preset()
     define_run_flags()
     define_compilation_flags()
     define_sweep_flags()

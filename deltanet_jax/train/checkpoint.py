@@ -159,13 +159,16 @@ class Checkpoints:
         self.saved_step = step
 
     def _commit(self, step: int, response, facts: dict) -> None:
-        """In the background, once Orbax has written: hash, name, then remove what is too old."""
+        """In the background, while and once Orbax writes: hash, name, remove what is too old."""
         try:
-            response.result()
-            if jax.process_index() > 0:
-                return
             folder = self._directory / f"{step}.saving"
-            manifest.write(folder, facts)
+            if jax.process_index() > 0:
+                response.result()
+                return
+            with manifest.Early(self._directory, folder.name) as early:
+                response.result()
+                early.stop()
+                manifest.write(folder, facts, early)
             os.rename(folder, self._directory / str(step))
             sync(self._directory)
             for old in self.steps[: -self._keep]:

@@ -56,9 +56,14 @@ def init_state(
     config: ModelConfig, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
     """The state before the first step; run it under jit with shardings."""
-    init_key, rng = jax.random.split(jax.random.key(seed))
+    init_key, _ = jax.random.split(jax.random.key(seed))
     model = LanguageModel(config, rngs=nnx.Rngs(init_key))
-    weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return first_state(nnx.to_pure_dict(nnx.state(model, nnx.Param)), optimizer, seed)
+
+
+def first_state(weights: dict, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step with weights that exist already."""
+    _, rng = jax.random.split(jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         weights=weights,

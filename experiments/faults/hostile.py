@@ -2,13 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files nobody should have written, for every reader: refused in time, with a message."""
 
+import gzip
 import json
+import lzma
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from deltanet_jax.fla.config import fla_config, model_config
+from deltanet_jax.fla.folder import (
+    CONFIG,
+    INDEX,
+    SINGLE,
+    Folder,
+    Spec,
+    read_config,
+    write_folder,
+)
+from deltanet_jax.fla.weights import places, read_weights
+from deltanet_jax.mixers.delta_net import DeltaNetConfig
+from deltanet_jax.model import ModelConfig
 from deltanet_jax.train import manifest
 from deltanet_jax.train.metrics import read_metrics
 from experiments.faults.damage import make_checkpoints
@@ -70,9 +85,13 @@ def _readers(scratch: Path) -> dict[Path, Callable[[Path], object]]:
     config, rows = run / "config.json", run / "metrics.jsonl"
     config.write_text(PRESETS["language_modeling/small-hybrid"]().to_json())
     rows.write_text('{"step": 1, "train/loss": 2.5}\n' * 3)
+    whole, sharded = (_make_fla_model(scratch / f"shards{n}", n) for n in (2**20, 200))
     documents, tokens = run / "text.jsonl", run / "ids.npy"
     documents.write_text('{"text": "one"}\n{"text": "two"}\n')
     np.save(tokens, np.arange(50, dtype=np.uint16))
+    packed = {run / "text.jsonl.xz": lzma.compress, run / "text.jsonl.gz": gzip.compress}
+    for path, compress in packed.items():
+        path.write_bytes(compress(documents.read_bytes() * 9))
 
     index = run / "index.json"
     shard = Shard("train-00000", 50, 1, 200, "0" * 64, "0" * 64)
@@ -83,19 +102,46 @@ def _readers(scratch: Path) -> dict[Path, Callable[[Path], object]]:
         ids = Ids([path], [None])
         ids.read(0, min(len(ids), 10))
 
+    def read_fla(path: Path) -> None:
+        with Folder(path.parent) as folder:
+            read_weights(model_config(read_config(path.parent)), folder)
+
     return {
         folder / "2" / manifest.NAME: lambda path: manifest.verify(path.parent),
         config: lambda path: read_run_config(path.parent),
         rows: read_metrics,
-        documents: lambda path: list(read_documents(path)),
+        **dict.fromkeys((documents, *packed), lambda path: list(read_documents(path))),
         tokens: read_tokens,
         index: lambda path: read_index(path.parent),
+        whole / CONFIG: lambda path: model_config(read_config(path.parent)),
+        **dict.fromkeys((whole / SINGLE, sharded / INDEX), read_fla),
     }
+
+
+def _make_fla_model(folder: Path, max_shard_bytes: int) -> Path:
+    """FLA's folder of a model of one layer."""
+    model = ModelConfig(
+        vocab_size=8,
+        d_model=4,
+        num_layers=1,
+        layer_pattern=(DeltaNetConfig(num_heads=1),),
+        mlp_hidden_size=4,
+    )
+    specs = {name: Spec("float32", place.shape) for name, place in places(model).items()}
+    folder.mkdir()
+    write_folder(
+        folder,
+        fla_config(model, 16),
+        specs,
+        lambda name: np.ones(specs[name].shape, np.float32),
+        max_shard_bytes,
+    )
+    return folder
 
 
 def hostile_files(scratch: Path, rng: np.random.Generator, count: int) -> Outcome:
     """Every kind of file in turn, one to three mutations."""
-    outcome = Outcome("a hostile config, manifest, log, JSONL or token file")
+    outcome = Outcome("a hostile config, manifest, log, text, archive, token file or model")
     readers = [(path, path.read_bytes(), read) for path, read in _readers(scratch).items()]
     slowest = 0.0
     for number in range(count):

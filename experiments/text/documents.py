@@ -5,6 +5,7 @@
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -70,7 +71,7 @@ def read_documents(path: Path, boundary: str = FILE) -> Iterator[Document]:
     with path.open("rb") as raw, OPENERS.get(path.suffix, lambda file: file)(raw) as file:
         try:
             yield from read(path, file, raw)
-        except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"data: {path}: wanted a whole compressed file: {error}") from error
 
 

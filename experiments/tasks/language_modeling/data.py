@@ -29,6 +29,7 @@ def read_documents(path: Path) -> Iterator[bytes]:
 
     Raises:
         ValueError: a line without a "text", or a document with a zero byte; names file and line.
+            A compressed file that is damaged.
     """
     for document in documents.read_documents(path):
         if DOCUMENT_START in document.text:

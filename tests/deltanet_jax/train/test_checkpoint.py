@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: verified bytes, damage moved aside, atomic saves, failed saves, what is kept."""
 
+import hashlib
 import json
 import logging
 import os
 import resource
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -72,14 +74,15 @@ def test_state_and_position_come_back_bit_for_bit(saved):
         facts = checkpoints.facts(2)
     assert equal_bits(restored, state_of(2)) and not equal_bits(restored, state_of(1))
     assert data.place == 20
-    assert facts["config"] == {"seed": 3} and facts["step"] == 2 and facts["format_version"] == 1
+    assert facts["config"] == {"seed": 3} and facts["step"] == 2 and facts["format_version"] == 2
     assert set(facts["files"]) == set(files(saved / "2")) - {manifest.NAME}
     assert facts["arrays"]["weights/kernel"] == "float32[300]"
 
 
-def flip(path):
+def flip(path, byte=None):
     content = bytearray(path.read_bytes())
     bit = int(np.random.default_rng(len(content)).integers(8 * len(content)))
+    bit = bit if byte is None else 8 * byte
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)
 
@@ -146,13 +149,69 @@ def test_a_save_killed_before_its_manifest_is_as_if_it_had_not_begun(copy, monke
         assert checkpoints.newest() == 2
 
 
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_manifest_of_the_first_format_is_verified_by_whole_files(tmp_path, monkeypatch):
+    """However small the pieces of today's; a flip is found by both."""
+    monkeypatch.setitem(manifest.PIECE_BYTES, 2, 10)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(35)))
+    manifest.write(tmp_path, {})
+    digests = [hashlib.sha256(path.read_bytes()[i : i + 10]).digest() for i in (0, 10, 20, 30)]
+    assert manifest.verify(tmp_path)["files"]["file"]["sha256"] == sha256(b"".join(digests))
+    today = (tmp_path / manifest.NAME).read_text()
+    entry = {"bytes": 35, "sha256": sha256(path.read_bytes())}
+    first = manifest._sealed({"format_version": 1, "files": {"file": entry}})
+    for text in (first, today):
+        (tmp_path / manifest.NAME).write_text(text)
+        manifest.verify(tmp_path)
+        for place in (0, 9, 10, 34):
+            flip(path, place)
+            with pytest.raises(manifest.Damaged, match="^file: its SHA-256 is not the manifest's"):
+                manifest.verify(tmp_path)
+            flip(path, place)
+
+
+def test_files_are_hashed_while_they_grow(tmp_path, monkeypatch):
+    """What is known early is what is hashed in the end, of this file and of no other."""
+    monkeypatch.setitem(manifest.PIECE_BYTES, 2, 100)
+    monkeypatch.setattr(manifest, "LOOK_SECONDS", 0.001)
+    content = np.random.default_rng(0).bytes(1050)
+    folder = tmp_path / "7.saving"
+    folder.mkdir()
+    path = folder / "data.part"
+    with manifest.Early(tmp_path, "7.saving") as early:
+        with path.open("wb") as file:
+            for start in range(0, len(content), 70):
+                file.write(content[start : start + 70])
+                file.flush()
+                time.sleep(0.003)
+        deadline = time.monotonic() + 20
+        while early.get(path, 800) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        path = path.rename(folder / "data")
+        early.stop()
+        known = [early.get(path, start) for start in range(0, 1100, 100)]
+        assert known[:9] == [
+            hashlib.sha256(content[i : i + 100]).digest() for i in range(0, 900, 100)
+        ]
+        assert known[9:] == [None, None]
+        (folder / "other").write_bytes(content)
+        assert early.get(folder / "other", 0) is None
+        manifest.write(folder, {}, early)
+    files = manifest.verify(folder)["files"]
+    assert files["data"] == files["other"]
+
+
 @pytest.mark.parametrize("name", ["../1/manifest.json", "/etc/hostname", "linked"])
 def test_a_manifest_that_leads_elsewhere_is_damage(copy, name):
     folder = copy / "2"
     os.symlink("/etc/hostname", folder / "linked")
     content = manifest.read(folder)
     path = folder / name
-    size = {"bytes": path.stat().st_size, "sha256": manifest._sha256(path)}
+    size = {"bytes": path.stat().st_size, "sha256": sha256(path.read_bytes())}
     text = manifest._sealed(content | {"files": content["files"] | {name: size}})
     (folder / manifest.NAME).write_text(text)
     with pytest.raises(manifest.Damaged, match=f"^{name}: leads out of the folder"):
@@ -170,10 +229,10 @@ def test_a_manifest_that_is_none_is_damage(copy, text):
 
 def test_a_newer_format_is_refused_not_moved(copy):
     path = copy / "2" / manifest.NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
     with (
         Checkpoints(copy, 2) as checkpoints,
-        pytest.raises(ValueError, match=r"2/manifest.json: wanted format_version up to 1, got 2"),
+        pytest.raises(ValueError, match=r"2/manifest.json: wanted format_version up to 2, got 3"),
     ):
         checkpoints.newest()
     assert (copy / "2").is_dir()
@@ -218,9 +277,9 @@ def test_the_newest_are_kept_and_older_ones_leave_after_the_newer_one_is_whole(c
     seen = []
     write = manifest.write
 
-    def watched(folder, facts):
+    def watched(folder, facts, early):
         seen.append({p.name for p in copy.iterdir()} - {folder.name})
-        write(folder, facts)
+        write(folder, facts, early)
 
     monkeypatch.setattr(manifest, "write", watched)
     with Checkpoints(copy, 1) as checkpoints:

@@ -125,10 +125,10 @@ def test_sigterm_in_a_step_saves(whole, tmp_path):
 def test_a_failed_save_ends_the_run_within_a_step_and_loses_nothing(whole, tmp_path, monkeypatch):
     write = manifest.write
 
-    def full(folder, facts):
+    def full(folder, facts, early):
         if facts["step"] == 4:
             raise OSError(28, "No space left on device")
-        write(folder, facts)
+        write(folder, facts, early)
 
     monkeypatch.setattr(manifest, "write", full)
     message = r"^checkpoint of step 4 .*No space left on device; the newest one .* step 2"

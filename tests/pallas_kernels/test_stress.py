@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Operators at the edge: keys repeated, tiny, huge; beta 0 to 2; NaN; a million tokens."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import delta_rule, gated_delta_rule, gated_linear_attention
+from tests.helpers.compare import BOUNDS, assert_close, equal_bits
+from tests.helpers.operators import calling, check_operator, log_decays, random_state
+
+OPERATORS = {
+    "delta_rule": (delta_rule, ("q", "k", "v", "beta", "initial_state")),
+    "gated_delta_rule": (gated_delta_rule, ("q", "k", "v", "g", "beta", "initial_state")),
+    "gated_linear_attention": (gated_linear_attention, ("q", "k", "v", "g", "initial_state")),
+}
+CI = "delta_rule"  # the others are made of the same parts
+KINDS = [n if n == CI else pytest.param(n, marks=pytest.mark.slow) for n in OPERATORS]
+BATCH, LENGTH, HEADS, SIZE = 2, 67, 2, 8  # a chunk, and three tokens over
+
+
+@functools.cache
+def function(name, implementation):
+    """The same object for the same operator, so that it is compiled once."""
+    return functools.partial(calling(OPERATORS[name][0]), implementation=implementation)
+
+
+def make_inputs(length=LENGTH, batch=BATCH, heads=HEADS):
+    """Keys of norm 1, beta in (0, 1), every decay; by name."""
+    shape = (batch, length, heads, SIZE)
+    q, k, v = (jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), 3))
+    return {
+        "q": q,
+        "k": k / jnp.linalg.norm(k, axis=-1, keepdims=True),
+        "v": v,
+        "g": log_decays(shape[:3], jnp.float32),
+        "beta": jax.random.uniform(jax.random.key(4), shape[:3]),
+        "initial_state": random_state(batch, heads, SIZE, SIZE, jnp.float32),
+    }
+
+
+def scaled(inputs, exponent):
+    """Keys of norm 10^exponent, beta |k|^2 at most 2, so that the recurrence stays bounded."""
+    norm = jnp.asarray(10.0**exponent, jnp.float32) * jnp.ones((BATCH, LENGTH, HEADS))
+    beta = 2 * inputs["beta"] / jnp.maximum(norm, 1) ** 2
+    return inputs | {"k": inputs["k"] * norm[..., None], "beta": beta}
+
+
+def full(inputs, value):
+    return inputs | {"beta": jnp.full_like(inputs["beta"], value)}
+
+
+def repeated(inputs):
+    return full(inputs, 2.0) | {"k": jnp.broadcast_to(inputs["k"][:, :1], inputs["k"].shape)}
+
+
+MIXED = np.random.default_rng(0).uniform(-20, 4, (BATCH, LENGTH, HEADS))
+CASES = {
+    "repeated_keys_beta_2": repeated,
+    "keys_of_norm_1e-20": lambda inputs: scaled(inputs, -20.0),
+    "keys_of_norm_1e4": lambda inputs: scaled(inputs, 4.0),
+    "keys_of_every_norm": lambda inputs: scaled(inputs, MIXED),
+    "keys_zero": lambda inputs: inputs | {"k": jnp.zeros_like(inputs["k"])},
+    "beta_0": lambda inputs: full(inputs, 0.0),
+    "beta_1": lambda inputs: full(inputs, 1.0),
+    "beta_2": lambda inputs: full(inputs, 2.0),
+}
+SEGMENTS = {
+    "whole": np.zeros((BATCH, LENGTH), np.int32),
+    "every_token": np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (BATCH, LENGTH)),
+    "some": np.broadcast_to(
+        np.searchsorted([1, 2, 40, 63, 64, 65], np.arange(LENGTH), "right"), (BATCH, LENGTH)
+    ).astype(np.int32),
+}
+
+
+@pytest.mark.parametrize("segments", SEGMENTS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", KINDS)
+def test_inputs_at_the_edge_agree_with_the_definition(x64, name, case, segments):
+    inputs, names = CASES[case](make_inputs()), OPERATORS[name][1]
+    args = tuple(inputs[n].astype(jnp.float32) for n in names)
+    fast, definition = function(name, "xla"), function(name, "reference")
+    check_operator(fast, definition, names, args, jnp.asarray(SEGMENTS[segments]))
+
+
+@functools.cache
+def gradients(name, implementation):
+    """Outputs and the gradients of all inputs, compiled."""
+    run = function(name, implementation)
+
+    def compute(*args):
+        out, vjp = jax.vjp(lambda *args: tuple(run(*args, None)), *args)
+        return (*out, *vjp(out))
+
+    return jax.jit(compute)
+
+
+@pytest.mark.parametrize(
+    "implementation", ["xla", pytest.param("reference", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("name", KINDS)
+def test_nan_in_one_row_never_reaches_another(name, implementation):
+    """Bit for bit, forward and backward, whichever input it is in."""
+    inputs, names = make_inputs(), OPERATORS[name][1]
+    run = gradients(name, implementation)
+    clean = jax.tree.map(lambda x: x[1], run(*(inputs[n] for n in names)))
+    for bad in names:
+        poisoned = inputs | {bad: inputs[bad].at[0].set(jnp.nan)}
+        results = run(*(poisoned[n] for n in names))
+        assert not np.isfinite(results[0][0]).all()
+        assert equal_bits(jax.tree.map(lambda x: x[1], results), clean), bad
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_state_does_not_drift_over_a_million_tokens(x64, name):
+    """float32 in chunks beside the recurrence in float64, 2^20 tokens on."""
+    inputs, names = make_inputs(2**20, batch=1, heads=1), OPERATORS[name][1]
+    args = tuple(inputs[n].astype(jnp.float32) for n in names)
+    wide = tuple(x.astype(jnp.float64) for x in args)
+    output, state = jax.jit(function(name, "xla"))(*args, None)
+    wanted_output, wanted_state = jax.jit(function(name, "reference"))(*wide, None)
+    assert_close("state", state, wanted_state, BOUNDS["float32"])
+    last = slice(-1000, None)
+    assert_close("output", output[:, last], wanted_output[:, last], BOUNDS["float32"])
