@@ -205,6 +205,18 @@ def define_generate_flags() -> None:
     flags.DEFINE_integer("rows", 32, "prompts of --prompts_file at a time", lower_bound=1)
 
 
+def define_evaluation_flags() -> None:
+    """The flags of experiments.evaluate beside --workdir and those of samples."""
+    define_tokenizer()
+    flags.DEFINE_list("tasks", None, "of experiments/evaluation/tasks.py, instead of the run's own")
+    flags.DEFINE_string("data", None, "folder with the tasks' files")
+    flags.DEFINE_integer("limit", None, "only the first documents of each task", lower_bound=1)
+    flags.DEFINE_integer("max_length", 2048, "tokens that a prediction may see", lower_bound=1)
+    flags.DEFINE_integer("batch_tokens", 16_384, "tokens of a batch of requests", lower_bound=1)
+    flags.DEFINE_bool("harness", False, "--tasks are lm-evaluation-harness's, which runs them")
+    flags.DEFINE_string("include_path", None, "folder of further tasks for --harness")
+
+
 def define_sweep_flags() -> None:
     """The grid of experiments.sweep."""
     for name, (_, what) in SWEEP.items():
@@ -272,6 +284,24 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/train.jsonl")
     flags.DEFINE_string("commit", None, "of the code, where there is no git")
     flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
+
+
+def define_generate_benchmark_flags() -> None:
+    """The flags of experiments.benchmarks.generate."""
+    flags.DEFINE_list("presets", ["deltanet_1b3"], "presets whose models decode")
+    flags.DEFINE_list("batch_sizes", ["1", "128"], "rows that are decoded together")
+    flags.DEFINE_list(
+        "layouts",
+        ["joined"],
+        "model (scanned layers), layers (arrays of their own), joined (and maps of one input one)",
+    )
+    flags.DEFINE_list("token_unroll", ["2"], "tokens laid out in the body of the loop over tokens")
+    flags.DEFINE_integer("prompt_tokens", 128, "tokens of the prompts", lower_bound=1)
+    flags.DEFINE_integer("chunk_tokens", 64, "tokens of each row a timed call", lower_bound=1)
+    flags.DEFINE_integer("repetitions", 20, "timed calls of each", lower_bound=1)
+    flags.DEFINE_string("param_dtype", "bfloat16", "dtype of stored weights")
+    flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/generate.jsonl")
+    flags.DEFINE_string("commit", None, "of the code, where there is no git")
 
 
 def define_faults_flags() -> None:

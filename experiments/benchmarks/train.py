@@ -225,10 +225,7 @@ def main(argv: list[str]) -> None:
 
 def write(folder: Path, row: dict[str, object]) -> None:
     """Appends a row to DIR/DEVICE/train.jsonl."""
-    path = records.path_of(folder, row | {"op": "train"})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    records.append_line(records.path_of(folder, row | {"op": "train"}), row)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from deltanet_jax.decoder import lay_out, layer_states
 from deltanet_jax.generate import bucket, generate, pad_left, stream
 from deltanet_jax.sampling import Sampling, keep_likely, sample
 from tests.helpers.compare import assert_close, rms_ratio
@@ -209,3 +210,41 @@ def test_a_model_with_bottleneck_is_refused():
     model = small_model(GLOBAL, bottleneck=True)
     with pytest.raises(ValueError, match="^model: wanted one without bottleneck"):
         generate(model, random_tokens(), 1, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("mixers", "merge"),
+    [
+        ((DELTA_NET, WINDOW), True),
+        pytest.param((*MIXERS.values(), DELTA_NET), True, marks=pytest.mark.slow),
+        pytest.param((*MIXERS.values(), DELTA_NET), False, marks=pytest.mark.slow),
+    ],
+    ids=("some", "all", "all-apart"),
+)
+def test_a_decoder_is_its_model(mixers, merge):
+    """Logits of single tokens, at a batch of 1 and of 3."""
+    model = small_model(*mixers, num_layers=2 * len(mixers), init_std=0.2)
+    decoder = lay_out(model, merge=merge)
+
+    @nnx.jit
+    def both(model, decoder, tokens):
+        state = model.init_state(tokens.shape[0], 12)
+        _, state = model.features(tokens[:, :-1], state=state)
+        by_layer = layer_states(state, model.config.num_layers)
+        features, _ = model.features(tokens[:, -1:], state=state)
+        ours, _ = decoder.features(tokens[:, -1:], state=by_layer)
+        return decoder.logits(ours), model.logits(features)
+
+    for batch in (1, 3):
+        assert_close(f"{batch} rows", *both(model, decoder, random_tokens(batch, 7)), 1e-5)
+
+
+@pytest.mark.slow
+def test_generation_with_a_decoder_equals_generation_without():
+    for options in ({}, {"tie_embeddings": True}):
+        model = small_model(DELTA_NET, WINDOW, num_layers=4, init_std=0.2, **options)
+        ours, wanted = (
+            list(stream(model, PROMPTS, 20, key=jax.random.key(0), sampling=GREEDY, decoder=d))
+            for d in (lay_out(model), None)
+        )
+        assert (np.concatenate(ours, axis=1) == np.concatenate(wanted, axis=1)).all()
