@@ -4,7 +4,9 @@
 
 Prints one JSON line of figures; a language model then continues a prompt with the recurrent
 decoder. With --tasks=lambada,piqa --data=FOLDER, the figures are those of tasks in local files, or
-with --harness of lm-evaluation-harness (experiments/evaluation). On a CPU the figures equal, bit for bit, those the training process printed at its end; on
+with --harness of lm-evaluation-harness (experiments/evaluation).
+
+On a CPU a run's own figures equal, bit for bit, those the training process printed at its end; on
 a GPU XLA's autotuner may choose other matrix products in another process (BUILD.md, known traps).
 """
 
