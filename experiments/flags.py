@@ -18,6 +18,7 @@ from deltanet_jax.train.config import TrainConfig
 from deltanet_jax.train.sweep import Member, grid
 from experiments.presets import PRESETS
 from experiments.run_config import RunConfig
+from experiments.text.documents import BOUNDARIES
 
 # Flag -> (type, help). The group says which part of the config takes it.
 MODEL = {
@@ -75,9 +76,12 @@ TASK = {
     "num_tokens_to_copy": ("int", "ids to copy (mad)"),
     "data": (
         "list",
-        "files and folders of text or JSONL (language_modeling), .npy files of ids (tokens)",
+        "files and folders of text or JSONL (language_modeling); a folder of prepare_data, or .npy "
+        "files of ids (tokens)",
     ),
-    "document_start": ("int", "id before every document; -1 is none (tokens)"),
+    "document_start": ("int", "id before every document of .npy files; -1 is none (tokens)"),
+    "concatenate": ("bool", "no boundaries between documents (tokens)"),
+    "tokenizer_digest": ("str", "SHA-256 of the tokenizer that data must be made with (tokens)"),
     "eval_fraction": ("float", "share of the text held out (language_modeling, tokens)"),
     "max_eval_windows": ("int", "windows of an evaluation; 0 is all (language_modeling, tokens)"),
 }
@@ -183,13 +187,13 @@ def define_sample_flags() -> None:
     flags.DEFINE_integer("sample_seed", 0, "seed of sampling", lower_bound=0)
 
 
-def define_tokenizer() -> None:
-    """--tokenizer, of commands that take text."""
+def define_tokenizer(required: bool = False) -> None:
+    """--tokenizer, of commands that take text; bytes by default for byte-level runs."""
     flags.DEFINE_string(
         "tokenizer",
         None,
-        "bytes, a SentencePiece *.model, a folder of GPT-2's BPE or a *.tiktoken; bytes by default "
-        "for byte-level runs",
+        "bytes, a SentencePiece file *.model, a folder of GPT-2's files, or a file *.tiktoken",
+        required=required,
     )
 
 
@@ -302,6 +306,35 @@ def define_generate_benchmark_flags() -> None:
     flags.DEFINE_string("param_dtype", "bfloat16", "dtype of stored weights")
     flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/generate.jsonl")
     flags.DEFINE_string("commit", None, "of the code, where there is no git")
+
+
+def define_build_dataset_flags() -> None:
+    """The flags of experiments.build_dataset: local files, and where what is made of them goes."""
+    flags.DEFINE_list("data", [], "files and folders to train on")
+    flags.DEFINE_list("valid_data", [], "files and folders to evaluate on")
+    flags.DEFINE_list("test_data", [], "files and folders of the final test")
+    where = 'documents of a text file: the whole file, or from each line "= Title =" on'
+    flags.DEFINE_enum("documents", "file", BOUNDARIES, where)
+    flags.DEFINE_string("out", None, "folder of the result", required=True)
+
+
+def define_prepare_flags() -> None:
+    """The flags of experiments.prepare_data."""
+    define_build_dataset_flags()
+    flags.DEFINE_string("dataset", None, "tfds:NAME, in the place of files")
+    flags.DEFINE_string("dataset_dir", None, "where tensorflow-datasets keeps data sets")
+    define_tokenizer(required=True)
+    flags.DEFINE_integer("workers", 0, "processes that tokenize; 0 is all cores", 0)
+    flags.DEFINE_integer("shard_tokens", 2**23, "tokens of a shard, about", 1)
+
+
+def define_input_benchmark_flags() -> None:
+    """The flags of experiments.benchmarks.tokens_input."""
+    flags.DEFINE_string("data", None, "folder made by prepare_data", required=True)
+    flags.DEFINE_integer("seq_len", 2048, "tokens a window", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "windows a batch", lower_bound=1)
+    flags.DEFINE_float("seconds", 5.0, "how long to read, at least", lower_bound=0.1)
+    flags.DEFINE_string("record", "", "file for the result; empty records nothing")
 
 
 def define_faults_flags() -> None:
@@ -418,7 +451,7 @@ def profile_steps_from_flag(value: list[str] | None) -> tuple[int, int] | None:
     return first, last
 
 
-def explain(error: ValueError) -> str:
+def explain(error: Exception) -> str:
     """The message for users: names the flag as they typed it."""
     text = str(error)
     name = text.split(":", 1)[0]

@@ -11,6 +11,7 @@ from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
+from experiments.lm_small_presets import LM_SMALL_PRESETS
 from experiments.run_config import RunConfig
 from experiments.suite_presets import SUITE_PRESETS
 from experiments.tasks.language_modeling.task import LanguageModelingConfig
@@ -99,8 +100,9 @@ def language_modeling_small_hybrid() -> RunConfig:
 def _paper_run(
     model: ModelConfig, tokens: float, batch_tokens: int, warmup_tokens: float, parts: int
 ) -> RunConfig:
-    """The paper's recipe: AdamW, cosine from and to 3e-5, contexts of 2048 tokens."""
-    task = TokensConfig(vocab_size=model.vocab_size, seq_len=2048)
+    """The paper's recipe: AdamW, cosine from and to 3e-5, contexts of 2048 tokens cut from
+    documents one after another."""
+    task = TokensConfig(vocab_size=model.vocab_size, seq_len=2048, concatenate=True)
     return RunConfig(
         model=model,
         task=task,
@@ -121,7 +123,7 @@ def _paper_run(
 
 
 def deltanet_340m() -> RunConfig:
-    """python -m experiments.main --preset=deltanet_340m --workdir=runs/340m --data=train.npy
+    """python -m experiments.main --preset=deltanet_340m --workdir=runs/340m --data=DIR
 
     15B tokens in batches of 0.5M, eight GPUs of 80 GiB, 32 sequences each (on n GPUs:
     `--accumulation_steps=8/n`). The paper: WikiText perplexity 28.24, LAMBADA 37.37. Not yet run
@@ -131,7 +133,7 @@ def deltanet_340m() -> RunConfig:
 
 
 def deltanet_1b3() -> RunConfig:
-    """python -m experiments.main --preset=deltanet_1b3 --workdir=runs/1b3 --data=train.npy
+    """python -m experiments.main --preset=deltanet_1b3 --workdir=runs/1b3 --data=DIR
 
     100B tokens in batches of 2M, eight GPUs of 80 GiB with `--mesh_fsdp=8`, 16 sequences each at a
     time. The paper: WikiText perplexity 16.87, LAMBADA 12.21. Not yet run by us: 420 hours of one
@@ -142,7 +144,7 @@ def deltanet_1b3() -> RunConfig:
 
 
 def deltanet_1b3_swa() -> RunConfig:
-    """python -m experiments.main --preset=deltanet_1b3_swa --workdir=runs/swa --data=train.npy
+    """python -m experiments.main --preset=deltanet_1b3_swa --workdir=runs/swa --data=DIR
 
     As deltanet_1b3, with sliding windows. The paper: WikiText perplexity 16.56, LAMBADA 11.74.
     """
@@ -150,7 +152,7 @@ def deltanet_1b3_swa() -> RunConfig:
 
 
 def deltanet_1b3_global() -> RunConfig:
-    """python -m experiments.main --preset=deltanet_1b3_global --workdir=runs/glob --data=train.npy
+    """python -m experiments.main --preset=deltanet_1b3_global --workdir=runs/glob --data=DIR
 
     As deltanet_1b3, with two global attention layers. The paper: WikiText perplexity 16.55, LAMBADA
     12.40.
@@ -159,7 +161,7 @@ def deltanet_1b3_global() -> RunConfig:
 
 
 def transformer_1b3() -> RunConfig:
-    """python -m experiments.main --preset=transformer_1b3 --workdir=runs/tf --data=train.npy
+    """python -m experiments.main --preset=transformer_1b3 --workdir=runs/tf --data=DIR
 
     As deltanet_1b3, with softmax attention. The paper: WikiText perplexity 16.85, LAMBADA 13.44.
     """
@@ -167,7 +169,7 @@ def transformer_1b3() -> RunConfig:
 
 
 def deltanet_3b() -> RunConfig:
-    """python -m experiments.main --preset=deltanet_3b --workdir=runs/3b --data=train.npy
+    """python -m experiments.main --preset=deltanet_3b --workdir=runs/3b --data=DIR
 
     1T tokens, with the paper's recipe for 1.3B: rate, batch and schedule are ours, the blog gives
     none. The blog's average over six tasks: 59.8.
@@ -181,6 +183,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     **SUITE_PRESETS,
     "language_modeling/small": language_modeling_small,
     "language_modeling/small-hybrid": language_modeling_small_hybrid,
+    **LM_SMALL_PRESETS,
     "deltanet_340m": deltanet_340m,
     "deltanet_1b3": deltanet_1b3,
     "deltanet_1b3_swa": deltanet_1b3_swa,

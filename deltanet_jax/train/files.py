@@ -99,8 +99,10 @@ def prepare_directory(directory: Path, needed_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, name: str = "workdir") -> Iterator[None]:
     """Holds `directory` for this process; the kernel lets go of it when the process ends.
+
+    `name`: of the option that named it, for messages.
 
     Raises:
         ValueError: another process holds it; names its host and id.
@@ -111,10 +113,10 @@ def locked(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise ValueError(
-                f"workdir: {directory} is in use by another run, {file.read() or 'starting'}"
+                f"{name}: {directory} is in use by another run, {file.read() or 'starting'}"
             ) from None
         except OSError as error:
-            raise ValueError(f"workdir: {directory} cannot be locked: {error}") from error
+            raise ValueError(f"{name}: {directory} cannot be locked: {error}") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.evaluation import wikitext
-from experiments.text.lines import OPENERS, read_json_lines
+from experiments.text.documents import OPENERS, TITLE, read_documents
+from experiments.text.lines import read_json_lines
 
 COMPLETION_TOKENS = 48
 
@@ -183,8 +184,7 @@ def _read_piqa(path: Path) -> list[dict]:
 
 
 def _read_wikitext(path: Path) -> list[dict]:
-    with OPENERS.get(path.suffix, open)(path, "rb") as file:
-        return [{"page": page} for page in wikitext.pages(file.read().decode())]
+    return [{"page": page.text.decode()} for page in read_documents(path, TITLE)]
 
 
 def _wikitext(doc: dict) -> Text:

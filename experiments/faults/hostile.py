@@ -16,7 +16,7 @@ from experiments.faults.outcome import Outcome
 from experiments.presets import PRESETS
 from experiments.run_config import read_run_config
 from experiments.tasks.language_modeling.data import read_documents
-from experiments.tasks.tokens.task import Files
+from experiments.text.shards import Ids
 
 SECONDS = 2.0  # a reader that takes longer has failed
 REFUSALS = (ValueError, manifest.Damaged)
@@ -75,7 +75,7 @@ def _readers(scratch: Path) -> dict[Path, Callable[[Path], object]]:
     np.save(tokens, np.arange(50, dtype=np.uint16))
 
     def read_tokens(path: Path) -> None:
-        ids = Files((str(path),))
+        ids = Ids([path], [None])
         ids.read(0, min(len(ids), 10))
 
     return {

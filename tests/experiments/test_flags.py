@@ -63,6 +63,8 @@ VALUES = {
     "num_tokens_to_copy": (MAD, 5),
     "data": (TEXT, ["some/file.txt", "some/folder"]),
     "document_start": ("deltanet_340m", 1),
+    "concatenate": ("deltanet_340m", False),
+    "tokenizer_digest": ("deltanet_340m", "0123"),
     "eval_fraction": (TEXT, 0.2),
     "max_eval_windows": (TEXT, 9),
     "num_steps": (MQAR, 3000),
@@ -93,6 +95,7 @@ VALUES = {
 }
 # Needed beside a flag for the whole to be possible.
 TOGETHER = {
+    "document_start": {"concatenate": False},
     "feature_map": {"normalize": False},
     "decay_steps": {"schedule": "wsd"},
     "num_householder": {"layer_pattern": ["delta_product"]},

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.tasks.language_modeling import data
 from experiments.tasks.language_modeling.task import LanguageModelingConfig, Windows
+from experiments.text.documents import find_files
 
 
 def write_corpus(folder):
@@ -29,7 +30,7 @@ def write_corpus(folder):
 
 def test_every_kind_of_file(tmp_path):
     folder = write_corpus(tmp_path / "corpus")
-    documents = [d for path in data.find_files((str(folder),)) for d in data.read_documents(path)]
+    documents = [d for path in find_files((str(folder),)) for d in data.read_documents(path)]
     lines = [b"eins", "zwö".encode()]
     assert documents == [b"alpha", *lines, *lines, b"delta"]
 
@@ -53,9 +54,9 @@ def test_bad_lines_are_named(tmp_path, line, message):
 
 def test_missing_and_empty_paths_are_named(tmp_path):
     with pytest.raises(ValueError, match="data: wanted a file or folder, got '/no/such'"):
-        data.find_files(("/no/such",))
+        find_files(("/no/such",))
     with pytest.raises(ValueError, match="data: wanted files, got the empty folder"):
-        data.find_files((str(tmp_path),))
+        find_files((str(tmp_path),))
 
 
 def test_windows_cover_the_stream_and_know_their_documents():

@@ -1,19 +1,16 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Text on disk to a stream of bytes: text and JSONL files, plain or compressed."""
+"""Documents to streams of bytes for training and evaluation."""
 
-import gzip
-import json
-import lzma
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from experiments.text import documents
+
 DOCUMENT_START = 0  # the byte before every document; text never contains it
-OPENERS = {".gz": gzip.open, ".xz": lzma.open}
-JSONL = (".jsonl", ".ndjson")
 
 
 def standard_library() -> list[Path]:
@@ -27,57 +24,22 @@ def standard_library() -> list[Path]:
     ]
 
 
-def find_files(paths: tuple[str, ...]) -> list[Path]:
-    """The files named, and all files below the folders named, in a fixed order.
-
-    Raises:
-        ValueError: a path does not exist or holds no file.
-    """
-    files = []
-    for name in paths:
-        path = Path(name)
-        if not path.exists():
-            raise ValueError(f"data: wanted a file or folder, got {name!r}, which does not exist")
-        found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        if not found:
-            raise ValueError(f"data: wanted files, got the empty folder {name!r}")
-        files += found
-    return files
-
-
 def read_documents(path: Path) -> Iterator[bytes]:
     """A text file is one document; a JSONL file has one a line, under the key "text".
 
     Raises:
         ValueError: a line without a "text", or a document with a zero byte; names file and line.
     """
-    plain = path.with_suffix("") if path.suffix in OPENERS else path
-    with OPENERS.get(path.suffix, open)(path, "rb") as file:
-        if plain.suffix not in JSONL:
-            yield _checked(file.read(), str(path))
-            return
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                text = json.loads(line)["text"]
-                document = text.encode()
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise ValueError(f'data: {where}: wanted a JSON object with a "text"') from error
-            yield _checked(document, where)
+    for document in documents.read_documents(path):
+        if DOCUMENT_START in document.text:
+            raise ValueError(f"data: {document.where}: wanted text, got a zero byte")
+        yield document.text
 
 
-def _checked(document: bytes, where: str) -> bytes:
-    if DOCUMENT_START in document:
-        raise ValueError(f"data: {where}: wanted text, got a zero byte")
-    return document
-
-
-def join_documents(documents: list[bytes]) -> np.ndarray:
+def join_documents(texts: list[bytes]) -> np.ndarray:
     """One uint8 stream in which every document follows a DOCUMENT_START."""
     start = bytes([DOCUMENT_START])
-    return np.frombuffer(b"".join(start + d for d in documents), np.uint8)
+    return np.frombuffer(b"".join(start + d for d in texts), np.uint8)
 
 
 def split_documents(

@@ -13,6 +13,7 @@ import numpy as np
 from deltanet_jax.config import check_at_least
 from experiments.tasks.base import TaskConfig, evenly_spaced, shuffled_epochs
 from experiments.tasks.language_modeling import data
+from experiments.text.documents import find_files
 
 logger = logging.getLogger("experiments")
 
@@ -82,7 +83,7 @@ class LanguageModelingTask:
     def __init__(self, config: LanguageModelingConfig):
         self.config = config
         self.vocab_size = config.vocab_size
-        files = data.find_files(config.data) if config.data else data.standard_library()
+        files = find_files(config.data) if config.data else data.standard_library()
         documents = [d for path in files for d in data.read_documents(path)]
         train, held_out = data.split_documents(documents, config.eval_fraction, config.data_seed)
         for name, stream in (("training", train), ("evaluation", held_out)):

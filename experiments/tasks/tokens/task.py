@@ -13,6 +13,7 @@ import numpy as np
 
 from deltanet_jax.config import check_at_least
 from experiments.tasks.base import TaskConfig, evenly_spaced, shuffled_epochs
+from experiments.text.shards import Ids, open_split, read_index
 
 logger = logging.getLogger("experiments")
 
@@ -22,13 +23,17 @@ class TokensConfig(TaskConfig):
     """Which ids, and how they are cut.
 
     Attributes:
-        data: `.npy` files, each a vector of uint16 or uint32 ids, read in this order as one
-            stream, mapped into memory and never loaded whole. None: random ids by Zipf's law, for
-            timing.
+        data: a folder made by experiments.prepare_data; or `.npy` files, each a vector of uint16 or
+            uint32 ids, read in this order as one stream. Mapped into memory and never loaded
+            whole. None: random ids by Zipf's law, for timing.
         vocab_size: every id is below it; checked in every window that is read.
         seq_len: tokens a window.
-        document_start: the id before every document: nothing crosses it. -1: no documents.
-        eval_fraction: share of the windows, at the end, held out.
+        document_start: of files, the id before every document: nothing crosses it. -1: no
+            documents. A folder knows its own.
+        concatenate: let documents follow one another as if they were one.
+        tokenizer_digest: SHA-256 of the tokenizer that the folder's must be; "" is any.
+        eval_fraction: share of the windows, at the end, held out; of a folder without a split
+            "valid" too.
         max_eval_windows: evaluate on this many windows at most, evenly spaced; 0 is all.
         data_seed: of the order of windows, and of random ids.
     """
@@ -38,6 +43,8 @@ class TokensConfig(TaskConfig):
     vocab_size: int = 32_000
     seq_len: int = 2048
     document_start: int = -1
+    concatenate: bool = False
+    tokenizer_digest: str = ""
     eval_fraction: float = 0.001
     max_eval_windows: int = 256
     data_seed: int = 0
@@ -46,6 +53,10 @@ class TokensConfig(TaskConfig):
         for name in ("vocab_size", "seq_len"):
             check_at_least(self, name, 1)
         check_at_least(self, "document_start", -1)
+        if self.concatenate and self.document_start >= 0:
+            raise ValueError(
+                f"document_start: wanted -1 with concatenate, got {self.document_start}"
+            )
         for name in ("max_eval_windows", "data_seed"):
             check_at_least(self, name, 0)
         if not 0 < self.eval_fraction < 1:
@@ -55,43 +66,6 @@ class TokensConfig(TaskConfig):
 
     def make(self) -> "TokensTask":
         return TokensTask(self)
-
-
-class Files:
-    """Token files as one stream; a slice copies no more than it holds."""
-
-    def __init__(self, names: tuple[str, ...]):
-        self._parts = [self._open(name) for name in names]
-        self._ends = np.cumsum([len(part) for part in self._parts])
-
-    @staticmethod
-    def _open(name: str) -> np.ndarray:
-        if not Path(name).is_file():
-            raise ValueError(f"data: wanted a .npy file of token ids, got {name!r}, not a file")
-        try:
-            array = np.load(name, mmap_mode="r", allow_pickle=False)
-        except (
-            Exception
-        ) as error:  # NumPy reads headers with Python's parser, and raises its errors
-            raise ValueError(f"data: {name}: wanted a .npy file of token ids") from error
-        if array.ndim != 1 or array.dtype not in (np.uint16, np.uint32):
-            raise ValueError(
-                f"data: {name}: wanted a vector of uint16 or uint32 ids, got {array.ndim} axes of "
-                f"{array.dtype}"
-            )
-        return array
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Ids start .. stop - 1."""
-        pieces = []
-        for part, end in zip(self._parts, self._ends, strict=True):
-            first = int(end) - len(part)
-            if start < end and stop > first:
-                pieces.append(part[max(start - first, 0) : stop - first])
-        return np.concatenate(pieces)
 
 
 class Zipf:
@@ -118,15 +92,25 @@ class Zipf:
         offset = first * self.BLOCK
         draws = np.concatenate(draws)[start - offset : stop - offset]
         ids = np.searchsorted(self._cumulative, draws)
-        return np.minimum(ids, len(self._cumulative) - 1).astype(np.uint32)
+        return np.minimum(ids, len(self._cumulative) - 1).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Window i of a stream, counted from `first`: its ids, and for each the one after it."""
+    """Window i of a stream, counted from `first`: its ids, and for each the one after it.
 
-    stream: Files | Zipf
-    config: TokensConfig
+    Attributes:
+        stream: of ids.
+        seq_len: T.
+        vocab_size: above every id.
+        document_start: starts a segment; -1: no segments.
+        first, count: windows of the stream that these are.
+    """
+
+    stream: Ids | Zipf
+    seq_len: int
+    vocab_size: int
+    document_start: int
     first: int
     count: int
 
@@ -134,22 +118,21 @@ class Windows:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        length = self.config.seq_len
-        start = (self.first + int(index)) * length
-        ids = self.stream.read(start, start + length + 1).astype(np.int32)
-        if ids.max() >= self.config.vocab_size:
+        start = (self.first + int(index)) * self.seq_len
+        ids = self.stream.read(start, start + self.seq_len + 1)
+        largest = int(ids.view(np.uint32).max())
+        if largest >= self.vocab_size:
             raise ValueError(
-                f"vocab_size: wanted more than every id, got {self.config.vocab_size}; the data "
-                f"has {ids.max()} in window {self.first + int(index)}"
+                f"vocab_size: wanted more than every id, got {self.vocab_size}; the data "
+                f"has {largest} in window {self.first + int(index)}"
             )
         window = {
             "inputs": ids[:-1],
             "targets": ids[1:],
-            "weights": np.ones(length, np.float32),
+            "weights": np.ones(self.seq_len, np.float32),
         }
-        if self.config.document_start >= 0:
-            starts = ids[:-1] == self.config.document_start
-            window["segment_ids"] = np.cumsum(starts, dtype=np.int32)
+        if self.document_start >= 0:
+            window["segment_ids"] = np.cumsum(ids[:-1] == self.document_start, dtype=np.int32)
         return window
 
 
@@ -159,17 +142,23 @@ class TokensTask:
     def __init__(self, config: TokensConfig):
         self.config = config
         self.vocab_size = config.vocab_size
-        stream = Files(config.data) if config.data else Zipf(config.vocab_size, config.data_seed)
-        windows = (len(stream) - 1) // config.seq_len
-        held_out = max(1, round(config.eval_fraction * windows))
-        if windows < held_out + 1:
+        train, valid, document_start = _open(config)
+        sizes = config.seq_len, config.vocab_size, document_start
+        windows = _count(train, config.seq_len)
+        if valid is None:
+            held_out = max(1, round(config.eval_fraction * windows))
+            self._train = Windows(train, *sizes, 0, windows - held_out)
+            self._held_out = Windows(train, *sizes, windows - held_out, held_out)
+        else:
+            self._train = Windows(train, *sizes, 0, windows)
+            self._held_out = Windows(valid, *sizes, 0, _count(valid, config.seq_len))
+        if min(self._train.count, self._held_out.count) < 1:
             raise ValueError(
-                f"data: wanted at least two windows of seq_len = {config.seq_len}, got "
-                f"{len(stream)} ids"
+                f"data: wanted at least two windows of seq_len = {config.seq_len}, one of them "
+                f"held out; got {len(train)} ids"
+                + ("" if valid is None else f" to train on and {len(valid)} held out")
             )
-        self._train = Windows(stream, config, 0, windows - held_out)
-        self._held_out = Windows(stream, config, windows - held_out, held_out)
-        logger.info("%d windows to train on, %d held out", windows - held_out, held_out)
+        logger.info("%d windows to train on, %d held out", len(self._train), len(self._held_out))
 
     def train_dataset(self, batch_size: int) -> grain.IterDataset:
         """Epochs over the windows, each in another order."""
@@ -183,3 +172,42 @@ class TokensTask:
         """exp(loss)."""
         del accuracy
         return {"perplexity": math.exp(min(loss, 700.0))}
+
+
+def _count(stream: Ids | Zipf, seq_len: int) -> int:
+    """Whole windows with the id after them."""
+    return max(0, len(stream) - 1) // seq_len
+
+
+def _open(config: TokensConfig) -> tuple[Ids | Zipf, Ids | None, int]:
+    """(ids to train on, ids held out if they are apart, the id that starts segments or -1)."""
+    if not config.data:
+        return Zipf(config.vocab_size, config.data_seed), None, config.document_start
+    paths = [Path(name) for name in config.data]
+    if not paths[0].is_dir():
+        return Ids(paths, [None] * len(paths)), None, config.document_start
+    if len(paths) > 1:
+        raise ValueError(f"data: wanted one folder, or files; got {', '.join(config.data)}")
+    (folder,) = paths
+    index = read_index(folder)
+    settings = index.settings
+    if not index.complete:
+        raise ValueError(f"data: {folder} is not complete; experiments.prepare_data finishes it")
+    if config.vocab_size < settings.vocab_size:
+        raise ValueError(
+            f"vocab_size: wanted at least the tokenizer's {settings.vocab_size}, "
+            f"got {config.vocab_size}"
+        )
+    if config.tokenizer_digest not in ("", settings.tokenizer_digest):
+        raise ValueError(
+            f"tokenizer_digest: {folder} was made with the tokenizer {settings.tokenizer_digest}, "
+            f"wanted {config.tokenizer_digest}"
+        )
+    if config.document_start not in (-1, settings.document_start):
+        raise ValueError(
+            f"document_start: wanted the tokenizer's {settings.document_start}, "
+            f"got {config.document_start}"
+        )
+    valid = open_split(folder, index, "valid") if index.of("valid") else None
+    start = -1 if config.concatenate else settings.document_start
+    return open_split(folder, index, "train"), valid, start

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Documents from files: text, JSONL and Parquet, plain or compressed, one at a time."""
+
+import gzip
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+JSONL = (".jsonl", ".ndjson")
+PARQUET = ".parquet"
+PARQUET_ROWS = 1024  # in memory at a time
+# Where a document of a text file starts: at its beginning, or at lines "= Title =" too.
+FILE, TITLE = "file", "title"
+BOUNDARIES = (FILE, TITLE)
+
+
+class Document(NamedTuple):
+    """A document and where it came from.
+
+    Attributes:
+        text: its bytes, UTF-8 if it came from JSONL or Parquet.
+        where: file and line or row, for messages.
+        position: about how many bytes of its file on disk were read with it.
+    """
+
+    text: bytes
+    where: str
+    position: int
+
+
+def find_files(paths: tuple[str, ...]) -> list[Path]:
+    """The files named, and all files below the folders named, in a fixed order.
+
+    Raises:
+        ValueError: a path does not exist or holds no file.
+    """
+    files = []
+    for name in paths:
+        path = Path(name)
+        if not path.exists():
+            raise ValueError(f"data: wanted a file or folder, got {name!r}, which does not exist")
+        found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        if not found:
+            raise ValueError(f"data: wanted files, got the empty folder {name!r}")
+        files += found
+    return files
+
+
+def read_documents(path: Path, boundary: str = FILE) -> Iterator[Document]:
+    """The documents of a file, of which no more than one (Parquet: 1024) is in memory.
+
+    Args:
+        path: JSONL has one a line, Parquet one a row, both under the name "text"; anything else is
+            text. `.gz` and `.xz` are read through.
+        boundary: "file": a text file is one document. "title": one starts at every line "= Title ="
+            (with spaces around, as WikiText has; "= = Section = =" starts none), as in
+            lm-evaluation-harness's WikiText; the newline before such a line belongs to none.
+    Raises:
+        ValueError: a line without a "text", a damaged file; names file and line.
+    """
+    if path.suffix == PARQUET:
+        yield from _parquet(path)
+        return
+    plain = path.with_suffix("") if path.suffix in OPENERS else path
+    read = {FILE: _whole, TITLE: _titled}[boundary] if plain.suffix not in JSONL else _jsonl
+    with path.open("rb") as raw, OPENERS.get(path.suffix, lambda file: file)(raw) as file:
+        try:
+            yield from read(path, file, raw)
+        except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise ValueError(f"data: {path}: wanted a whole compressed file: {error}") from error
+
+
+def _whole(path: Path, file: BinaryIO, raw: BinaryIO) -> Iterator[Document]:
+    yield Document(file.read(), str(path), raw.tell())
+
+
+def is_title(line: bytes) -> bool:
+    """Whether a document starts at this line of a Wikipedia-like text."""
+    line = line.strip()
+    if line[:1] != b"=" or line[-1:] != b"=":
+        return False
+    line = line.replace(b"= = =", b"===").replace(b"= =", b"==")
+    return line.startswith(b"= ") and line.endswith(b" =")
+
+
+def _titled(path: Path, file: BinaryIO, raw: BinaryIO) -> Iterator[Document]:
+    lines: list[bytes] = []
+    start = 1
+    for number, line in enumerate(file, start=1):
+        if is_title(line):
+            text = b"".join(lines).removesuffix(b"\n")
+            if text.strip():
+                yield Document(text, f"{path}:{start}", raw.tell())
+            lines, start = [], number
+        lines.append(line)
+    text = b"".join(lines)
+    if text.strip():
+        yield Document(text, f"{path}:{start}", raw.tell())
+
+
+def _jsonl(path: Path, file: BinaryIO, raw: BinaryIO) -> Iterator[Document]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            text = json.loads(line)["text"].encode()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f'data: {where}: wanted a JSON object with a "text"') from error
+        yield Document(text, where, raw.tell())
+
+
+def _parquet(path: Path) -> Iterator[Document]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("data: Parquet wants the package pyarrow: pip install pyarrow") from error
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        size, rows, number = path.stat().st_size, file.metadata.num_rows, 0
+        for batch in file.iter_batches(PARQUET_ROWS, columns=["text"]):
+            for value in batch.column("text"):
+                number += 1
+                where = f"{path}, row {number}"
+                text = value.as_py()
+                if not isinstance(text, str):
+                    raise ValueError(f"data: {where}: wanted a text, got {type(text).__name__}")
+                yield Document(text.encode(), where, size * number // rows)
+    except (pyarrow.ArrowException, KeyError) as error:
+        raise ValueError(f'data: {path}: wanted Parquet with a column "text": {error}') from error
