@@ -22,6 +22,9 @@ from deltanet_jax.sampling import Sampling, sample
 
 Prompts = Int[Array, "B T"] | Sequence[Sequence[int]]
 SMALLEST_BUCKET = 16
+# Tokens of a decoder's loop laid out in its body: with two, a state's old and new value take turns
+# in two buffers, and none is copied.
+DECODER_UNROLL = 2
 
 
 def bucket(length: int) -> int:
@@ -105,10 +108,13 @@ def _stream(model, decoder, rows, num_tokens, keys, sampling, chunk) -> Iterator
         *nnx.split(model), tokens, segment_ids, keys, max_length, sampling, decoder is not None
     )
     graphdef, weights = nnx.split(model if decoder is None else decoder)
+    unroll = 1 if decoder is None else DECODER_UNROLL
     yield np.asarray(last)[:, None]
     done = 1
     while done < num_tokens:
-        new, last, state = decode(graphdef, weights, last, state, keys, done, chunk, sampling)
+        new, last, state = decode(
+            graphdef, weights, last, state, keys, done, chunk, sampling, unroll
+        )
         count = min(chunk, num_tokens - done)
         yield np.asarray(new)[:, :count]
         done += count

@@ -274,10 +274,10 @@ def test_files_of_other_forms_are_read(tmp_path):
     (tmp_path / "wiki.test.raw").write_text(raw)
     one, two = read_questions("wikitext", tmp_path)
     assert (one.text, two.text) == (
-        "\n= One =\n\nA word, 1,000.\n\n== Part ==\n\n",
+        " = One =\n\nA word, 1,000.\n\n== Part ==\n",
         " = Two =\n\nIt's.\n",
     )
-    assert (two.words, two.bytes) == (9, len(" = Two = \n \n It 's . \n"))
+    assert (two.words, two.bytes) == (8, len(" = Two = \n \n It 's . \n"))
 
 
 @pytest.mark.parametrize(
