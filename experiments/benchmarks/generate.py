@@ -27,8 +27,9 @@ from deltanet_jax.mixers.attention import AttentionState
 from deltanet_jax.model import LanguageModel, ModelConfig
 from deltanet_jax.sampling import Sampling
 from experiments.benchmarks import records
+from experiments.benchmarks.flags import define_generate_benchmark_flags
 from experiments.benchmarks.timing import Clock
-from experiments.flags import define_generate_benchmark_flags, explain
+from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.presets import PRESETS
 

@@ -31,7 +31,8 @@ from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import put_batch
 from deltanet_jax.train.loop import Trainer
 from experiments.benchmarks import records
-from experiments.flags import define_train_benchmark_flags, explain
+from experiments.benchmarks.flags import define_train_benchmark_flags
+from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.presets import PRESETS
 from experiments.tasks.tokens.task import TokensConfig

@@ -5,6 +5,7 @@
 Written against lm_eval 0.4.13, which is optional: requirements-eval.txt. It needs no PyTorch.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -110,6 +111,8 @@ def run_harness(
     for task in tasks:
         if task not in manager.all_tasks:
             raise ValueError(f"tasks: wanted tasks of lm-evaluation-harness, got {task!r}")
+    # Its bootstraps would fork this process, whose threads JAX runs on.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
     found = simple_evaluate(
         model=HarnessModel(scorer),
         tasks=list(tasks),

@@ -3,9 +3,11 @@
 """Tasks from local files: questions, scores against the definition, resumption, the harness."""
 
 import functools
+import importlib
 import importlib.util
 import json
 import math
+import sys
 import types
 
 import jax
@@ -295,6 +297,13 @@ def test_files_are_refused(tmp_path, name, content, message):
         (tmp_path / f"{name}.jsonl").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_questions(name, tmp_path)
+
+
+def test_a_missing_harness_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "experiments.evaluation.harness", raising=False)
+    with pytest.raises(ImportError, match="^harness: wanted the package lm_eval: pip install -r"):
+        importlib.import_module("experiments.evaluation.harness")
 
 
 YAML = """task: {name}
