@@ -14,8 +14,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments.flags import define_build_dataset_flags, explain
+from experiments.flags import explain
 from experiments.logs import quiet_logs
+from experiments.text.flags import define_build_dataset_flags
 from experiments.text.sources import find_sources
 
 

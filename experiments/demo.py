@@ -24,11 +24,11 @@ from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.step import model_graph
 from deltanet_jax.train.task import eval_batches
-from experiments.evaluate import restore_weights
 from experiments.flags import define_demo_flags
 from experiments.logs import quiet_logs
 from experiments.plots import save_accuracy_plot
 from experiments.presets import PRESETS
+from experiments.restored import restore_weights
 from experiments.run_config import RunConfig
 from pallas_kernels import delta_rule
 from pallas_kernels._common.timing import machine_info
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
 
     config = PRESETS[RUNS["DeltaNet"]]()
     workdir = directory / RUNS["DeltaNet"].replace("/", "-")
-    _, weights = restore_weights(workdir, config, Trainer(config.model, config.train))
+    _, weights = restore_weights(workdir, Trainer(config.model, config.train))
     error = compare_with_scan(config, weights)
     picture = save_accuracy_plot(directory / "accuracy.png", curves, config.task)
     seconds = time.perf_counter() - start

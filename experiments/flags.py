@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every flag of every command, defined once, and the pure function from flags to a config.
+"""The flags of the commands (those about text: text/flags.py), defined once, and the pure function
+from flags to a config.
 
 A flag left alone keeps the preset's value. Each row below names a flag, its type and where in the
 config it goes; tests walk the table, so a flag that reaches nothing cannot stay.
@@ -18,7 +19,6 @@ from deltanet_jax.train.config import TrainConfig
 from deltanet_jax.train.sweep import Member, grid
 from experiments.presets import PRESETS
 from experiments.run_config import RunConfig
-from experiments.text.documents import BOUNDARIES
 
 # Flag -> (type, help). The group says which part of the config takes it.
 MODEL = {
@@ -240,26 +240,6 @@ def define_compare_flags() -> None:
     flags.DEFINE_list("head_dims", ["32", "64", "128"], "head sizes, K = V")
     flags.DEFINE_integer("heads", 4, "heads", lower_bound=1)
     flags.DEFINE_integer("repetitions", 3, "timed calls of each", lower_bound=1)
-
-
-def define_build_dataset_flags() -> None:
-    """The flags of experiments.build_dataset: local files, and where what is made of them goes."""
-    flags.DEFINE_list("data", [], "files and folders to train on")
-    flags.DEFINE_list("valid_data", [], "files and folders to evaluate on")
-    flags.DEFINE_list("test_data", [], "files and folders of the final test")
-    where = 'documents of a text file: the whole file, or from each line "= Title =" on'
-    flags.DEFINE_enum("documents", "file", BOUNDARIES, where)
-    flags.DEFINE_string("out", None, "folder of the result", required=True)
-
-
-def define_prepare_flags() -> None:
-    """The flags of experiments.prepare_data."""
-    define_build_dataset_flags()
-    flags.DEFINE_string("dataset", None, "tfds:NAME, in the place of files")
-    flags.DEFINE_string("dataset_dir", None, "where tensorflow-datasets keeps data sets")
-    define_tokenizer(required=True)
-    flags.DEFINE_integer("workers", 0, "processes that tokenize; 0 is all cores", 0)
-    flags.DEFINE_integer("shard_tokens", 2**23, "tokens of a shard, about", 1)
 
 
 def define_faults_flags() -> None:

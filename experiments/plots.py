@@ -189,3 +189,30 @@ def save_suite_plot(
     figure.savefig(path)
     plt.close(figure)
     return path
+
+
+def save_curves(
+    path: Path,
+    curves: dict[str, list[tuple[float, float]]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    logarithmic: bool = False,
+    line_at: float | None = None,
+) -> Path:
+    """A line for each of up to ten names; both axes logarithmic or neither, a mark at `line_at`."""
+    figure, axes = _figure(7.0)
+    colours = plt.colormaps["tab10"].colors
+    for (name, points), colour in zip(curves.items(), colours, strict=False):
+        axes.plot(*zip(*points, strict=True), color=colour, lw=1.2, label=name)
+    if logarithmic:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+    if line_at is not None:
+        axes.axvline(line_at, color="black", lw=0.8, ls=":")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.legend(frameon=False, fontsize=6, ncols=2)
+    figure.savefig(path)
+    plt.close(figure)
+    return path

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from experiments.flags import define_prepare_flags
+    from experiments.text.flags import define_prepare_flags
 
     define_prepare_flags()
     app.run(main)

@@ -18,6 +18,7 @@ from deltanet_jax.train.metrics import read_metrics
 from experiments.benchmarks.tables import kernels_section, save_pictures
 from experiments.benchmarks.train_tables import save_training_picture, training_section
 from experiments.compare import table as compare_table
+from experiments.lm_small_report import lm_small_section, save_lm_small_pictures
 from experiments.mixers_report import mixers_section
 from experiments.plots import save_loss_plot
 from experiments.suites_report import save_suite_pictures, suites_section
@@ -118,6 +119,7 @@ SECTIONS = {
         "language_modeling": language_modeling_section,
         "compare": compare_section,
         "suites": suites_section,
+        "lm_small": lm_small_section,
     },
     "docs/reliability.md": {"faults": faults_section},
 }
@@ -145,6 +147,7 @@ def main() -> None:
     save_pictures()
     save_training_picture()
     save_suite_pictures()
+    save_lm_small_pictures()
     for document in SECTIONS:
         path = ROOT / document
         path.write_text(fill_in(document, path.read_text()))

@@ -86,7 +86,7 @@ def test_dangers_are_seen(text):
     assert list(dangers(text))
 
 
-def test_flags_are_defined_in_one_file():
+def test_flags_are_defined_in_files_of_flags():
     for path in SOURCES:
         if path.name != "flags.py" and path.name != Path(__file__).name:
             assert "flags.DEFINE" not in path.read_text(), path
@@ -109,7 +109,7 @@ def documents():
 
 def test_commands_in_the_documents_exist():
     """Every `python -m experiments.x --flag` and `make x` in the documents can be typed."""
-    flags_text = "".join(p.read_text() for p in SOURCES if p.name == "flags.py")
+    flags_text = "".join(path.read_text() for path in SOURCES if path.name == "flags.py")
     known = {name for group in GROUPS.values() for name in group}
     known |= set(SWEEP)
     known |= set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', flags_text))

@@ -41,6 +41,7 @@ from deltanet_jax.train.step import (
     model_graph,
     state_shardings,
     sum_and_predict,
+    token_losses,
     train_step,
 )
 from deltanet_jax.train.step_reader import StepReader
@@ -62,6 +63,7 @@ class Trainer:
         init: () -> TrainState.
         train_step: (state, batch) -> (state, metrics); the old state's memory is reused.
         eval_step: (weights, batch) -> (Sums, predictions [B, T] int32).
+        token_losses: (weights, batch) -> the cross-entropy of every position, [B, T] float32.
         finite_gradients: (state, batch) -> for every weight whether its gradient is finite.
     """
 
@@ -97,6 +99,8 @@ class Trainer:
         whole = NamedSharding(self.mesh, PartitionSpec())  # so that every process can read them
         evaluate_batch = functools.partial(sum_and_predict, graph, loss_sizes)
         self.eval_step = jax.jit(self._on_mesh(evaluate_batch), out_shardings=whole)
+        losses = functools.partial(token_losses, graph, loss_sizes)
+        self.token_losses = jax.jit(self._on_mesh(losses), out_shardings=whole)
 
     def _on_mesh(self, function):
         """`function` for whole arrays; what must know the mesh (operators) finds it there."""

@@ -52,8 +52,17 @@ def cross_entropy_sums_and_predictions(
     by chunk.
     """
     sizes = pieces, min(positions, arrays[0].shape[1] // pieces)
-    (loss, correct), predictions = _scan(*arrays, sizes, gradients=False)
+    (loss, correct), (predictions, _) = _scan(*arrays, sizes, gradients=False)
     return loss, correct, predictions
+
+
+def cross_entropies(*arrays: Array, positions: int, pieces: int = 1) -> Float[Array, "B T"]:
+    """The cross-entropy of every position in float32, in nats, not weighted; for evaluation.
+
+    Takes the arguments of `cross_entropy_sums`.
+    """
+    sizes = pieces, min(positions, arrays[0].shape[1] // pieces)
+    return _scan(*arrays, sizes, gradients=False)[1][1]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -121,7 +130,7 @@ def _scan(features, kernel, targets, weights, sizes, *, gradients):
         loss += jnp.sum(weight * (log_z - at_target))
         correct += jnp.sum(weight * (predicted == target))
         if not gradients:
-            return (loss, correct, dkernel), predicted
+            return (loss, correct, dkernel), (predicted, log_z - at_target)
         is_target = lax.broadcasted_iota(target.dtype, logits.shape, 2) == target[..., None]
         dlogits = jnp.exp(logits - log_z[..., None]) - is_target
         dlogits = (weight[..., None] * dlogits).astype(dtype)
@@ -133,5 +142,5 @@ def _scan(features, kernel, targets, weights, sizes, *, gradients):
     dkernel = jnp.zeros(kernel.shape, wide) if gradients else None
     (loss, correct, dkernel), rest = lax.scan(chunk, (zero, zero, dkernel), inputs)
     if not gradients:
-        return (loss, correct), _join(rest, sizes, targets.shape)
+        return (loss, correct), tuple(_join(x, sizes, targets.shape) for x in rest)
     return (loss, correct), (_join(rest, sizes, features.shape), dkernel.astype(kernel.dtype))

@@ -14,7 +14,11 @@ from jaxtyping import Array, Float, Int, UInt32
 from deltanet_jax.model import LanguageModel, ModelConfig
 from deltanet_jax.sharding import weight_shardings
 from deltanet_jax.train.guard import Guard, init_guard, judge
-from deltanet_jax.train.loss import cross_entropy_sums, cross_entropy_sums_and_predictions
+from deltanet_jax.train.loss import (
+    cross_entropies,
+    cross_entropy_sums,
+    cross_entropy_sums_and_predictions,
+)
 
 
 class TrainState(NamedTuple):
@@ -100,6 +104,13 @@ def sum_and_predict(
     arguments = _head_arguments(graph, weights, batch, None)
     loss, correct, predictions = cross_entropy_sums_and_predictions(*arguments, **loss_sizes)
     return Sums(loss, correct, jnp.sum(batch["weights"])), predictions
+
+
+def token_losses(
+    graph: nnx.GraphDef, loss_sizes: dict[str, int], weights: dict, batch
+) -> Float[Array, "B T"]:
+    """The cross-entropy of every position of a batch, in nats, without dropout."""
+    return cross_entropies(*_head_arguments(graph, weights, batch, None), **loss_sizes)
 
 
 def _head_arguments(graph: nnx.GraphDef, weights: dict, batch, dropout_key) -> tuple:

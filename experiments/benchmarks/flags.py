@@ -71,12 +71,3 @@ def define_generate_benchmark_flags() -> None:
     flags.DEFINE_string("param_dtype", "bfloat16", "dtype of stored weights")
     flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/generate.jsonl")
     flags.DEFINE_string("commit", None, "of the code, where there is no git")
-
-
-def define_input_benchmark_flags() -> None:
-    """The flags of experiments.benchmarks.tokens_input."""
-    flags.DEFINE_string("data", None, "folder made by prepare_data", required=True)
-    flags.DEFINE_integer("seq_len", 2048, "tokens a window", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 64, "windows a batch", lower_bound=1)
-    flags.DEFINE_float("seconds", 5.0, "how long to read, at least", lower_bound=0.1)
-    flags.DEFINE_string("record", "", "file for the result; empty records nothing")

@@ -16,9 +16,9 @@ from pathlib import Path
 from absl import app, flags
 
 from deltanet_jax.train.files import write_atomically
-from experiments.benchmarks.flags import define_input_benchmark_flags
 from experiments.flags import explain
 from experiments.tasks.tokens.task import TokensConfig
+from experiments.text.flags import define_input_benchmark_flags
 from experiments.text.shards import read_index
 from pallas_kernels._common.timing import machine_info
 

@@ -16,8 +16,8 @@ from experiments.evaluation.tasks import (
     Completion,
     Question,
     Target,
-    Text,
 )
+from experiments.text.wikitext import Page
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -74,7 +74,7 @@ def score_targets(questions: list[Target], scorer: Scorer) -> dict[str, float | 
     }
 
 
-def score_texts(questions: list[Text], scorer: Scorer) -> dict[str, float | None]:
+def score_texts(questions: list[Page], scorer: Scorer) -> dict[str, float | None]:
     """Perplexity of a word and of a byte, bits a byte: over all texts together."""
     logp = math.fsum(scorer.rolling([q.text for q in questions]))
     words, size = sum(q.words for q in questions), sum(q.bytes for q in questions)
@@ -100,6 +100,6 @@ def score_completions(questions: list[Completion], scorer: Scorer) -> dict[str, 
 _SCORES = {
     Choice: score_choices,
     Target: score_targets,
-    Text: score_texts,
+    Page: score_texts,
     Completion: score_completions,
 }

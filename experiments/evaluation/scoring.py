@@ -24,6 +24,7 @@ from deltanet_jax.model import LanguageModel
 from deltanet_jax.sampling import Sampling
 from experiments.text.completion import complete
 from experiments.text.tokenizers import Tokenizer
+from experiments.text.wikitext import rolling_windows
 
 MAX_ROWS = 256
 LOGITS_BLOCK = 8  # positions of a row whose logits are in memory at a time; divides every bucket
@@ -45,18 +46,12 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Pair:
 
 
 def rolling_pairs(tokenizer: Tokenizer, text: str, max_length: int) -> list[Pair]:
-    """Windows that predict every token of `text` once, each from max_length tokens at most.
-
-    The last one reaches back to be as long as the others, so its first tokens are context alone.
-    """
-    ids = tokenizer.encode(text)
-    pairs = []
-    for start in range(0, len(ids), max_length):
-        stop = min(start + max_length, len(ids))
-        before = ids[stop - max_length - 1 : start]
-        context = before if start else [tokenizer.document_start]
-        pairs.append((tuple(context), tuple(ids[start:stop])))
-    return pairs
+    """`rolling_windows` of a text, as pairs."""
+    windows = rolling_windows(tokenizer.encode(text), tokenizer.document_start, max_length)
+    return [
+        (tuple(inputs[: len(inputs) - len(targets) + 1]), tuple(targets))
+        for inputs, targets in windows
+    ]
 
 
 class Results:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.evaluation import wikitext
-from experiments.text.documents import OPENERS, TITLE, read_documents
+from experiments.text.documents import OPENERS
 from experiments.text.lines import read_json_lines
+from experiments.text.wikitext import Page, read_pages
 
 COMPLETION_TOKENS = 48
 
@@ -44,15 +44,6 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
-    """A text to be predicted whole; words and bytes are those of the original."""
-
-    text: str
-    words: int
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Completion:
     """A text to be written, up to a newline, that should contain one of `answers`."""
 
@@ -60,7 +51,7 @@ class Completion:
     answers: tuple[str, ...]
 
 
-Question = Choice | Target | Text | Completion
+Question = Choice | Target | Page | Completion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,13 +175,11 @@ def _read_piqa(path: Path) -> list[dict]:
 
 
 def _read_wikitext(path: Path) -> list[dict]:
-    return [{"page": page.text.decode()} for page in read_documents(path, TITLE)]
+    return [page._asdict() for page in read_pages(path)]
 
 
-def _wikitext(doc: dict) -> Text:
-    page = doc["page"]
-    words = len(re.split(r"\s+", page))
-    return Text(wikitext.detokenize(page), words, len(page.encode()))
+def _wikitext(doc: dict) -> Page:
+    return Page(**doc)
 
 
 TASKS = {

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.evaluation import metrics, wikitext
+from experiments.evaluation import metrics
 from experiments.evaluation.scoring import Results, Scorer, encode_pair, rolling_pairs
-from experiments.evaluation.tasks import Choice, Completion, Target, Text, read_questions
+from experiments.evaluation.tasks import Choice, Completion, Target, read_questions
 from experiments.text.completion import complete, document
 from experiments.text.tokenizers import load_tokenizer
+from experiments.text.wikitext import Page, detokenize
 from tests.helpers.models import MIXERS, small_model
 
 BYTES = load_tokenizer("bytes")
@@ -149,7 +150,7 @@ def test_targets_texts_and_completions_are_scored():
     found = metrics.score(targets, Fixed([(-1.0, True), (-3.0, False)]))
     assert found["acc"] == 0.5 and found["perplexity"] == pytest.approx(math.exp(2))
     assert found["perplexity_stderr"] == pytest.approx(math.exp(2))  # deviation sqrt(2), n = 2
-    found = metrics.score([Text("a", 2, 10), Text("b", 3, 10)], Fixed([-4.0, -6.0]))
+    found = metrics.score([Page("a", 2, 10), Page("b", 3, 10)], Fixed([-4.0, -6.0]))
     assert found["word_perplexity"] == pytest.approx(math.exp(2))
     assert found["bits_per_byte"] == pytest.approx(0.5 / math.log(2))
     asked = [Completion("a", ("Paris",)), Completion("a", ("x.z", "y")), Completion("a", ("x.z",))]
@@ -343,7 +344,7 @@ def test_the_harness_gives_the_same_figures_on_the_same_files(tmp_path, monkeypa
     write(tmp_path, "lambada", LAMBADA)
     write(tmp_path, "wikitext", [{"page": page} for page in PAGES])
     asked = {name: read_questions(name, tmp_path) for name in ("arc_easy", "lambada")}
-    asked["wikitext"] = [Text(p, len(p.split()), len(p.encode())) for p in PAGES]
+    asked["wikitext"] = [Page(p, len(p.split()), len(p.encode())) for p in PAGES]
     ours = {name: metrics.score(questions, make_scorer()) for name, questions in asked.items()}
 
     question = "Question: {{question}}\\nAnswer:"
@@ -378,6 +379,6 @@ def test_the_harness_gives_the_same_figures_on_the_same_files(tmp_path, monkeypa
     wanted = make_scorer().completions(["one", "two three"], ["\n", "z"], 12, metrics.GREEDY)
     assert HarnessModel(scorer).generate_until(requests) == wanted
     page = ' = A = \n It \'s ( so ) " far " , 1 @,@ 000 @-@ year . \n'
-    assert wikitext.detokenize(page) == wikitext_detokenizer({"page": page})
+    assert detokenize(page) == wikitext_detokenizer({"page": page})
     with pytest.raises(ValueError, match="^tasks: wanted tasks of lm-evaluation-harness"):
         run_harness(scorer, ["no such task"], None, None)

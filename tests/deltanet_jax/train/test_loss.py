@@ -8,7 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from deltanet_jax.train.loss import cross_entropy_sums, cross_entropy_sums_and_predictions
+from deltanet_jax.train.loss import (
+    cross_entropies,
+    cross_entropy_sums,
+    cross_entropy_sums_and_predictions,
+)
 
 
 def make_inputs(dtype=jnp.float32, batch=3, length=11, width=8, vocab_size=50):
@@ -48,6 +52,9 @@ def test_values_and_gradients(positions, pieces):
     )
     assert sums == list(undifferentiated)
     assert (predictions == jnp.argmax(features @ kernel, axis=-1)).all()
+    losses = cross_entropies(features, kernel, targets, weights, **sizes)
+    wanted = optax.softmax_cross_entropy_with_integer_labels(features @ kernel, targets)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_features_are_summed_in_float32():

@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The small main table and its pictures, from the records that experiments.lm_small makes.
+
+A record is a folder experiments/results/lm_small/MODEL with record.json, config.json and
+metrics.jsonl, and, where LAMBADA was evaluated, lambada.json with "perplexity" and "accuracy".
+Nothing is written while there is no record.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deltanet_jax.train.metrics import read_metrics
+from experiments.lm_small_presets import ABLATION, MODELS, Shape
+from experiments.plots import save_curves
+
+RESULTS = Path(__file__).resolve().parent / "results" / "lm_small"
+IN_README = "experiments/results/lm_small"
+LOSS, POSITIONS = "loss.png", "positions.png"
+
+
+class Record(NamedTuple):
+    """A finished model.
+
+    Attributes:
+        name: of its preset and folder.
+        title: of its row.
+        figures: record.json.
+        lambada: lambada.json, or None.
+    """
+
+    name: str
+    title: str
+    figures: dict[str, Any]
+    lambada: dict[str, float] | None
+
+
+def read_records(results: Path, shapes: dict[str, Shape]) -> list[Record]:
+    """The records of these models, in their order; models without one are left out."""
+    records = []
+    for name, shape in shapes.items():
+        folder = results / name
+        if (folder / "record.json").exists():
+            path = folder / "lambada.json"
+            lambada = json.loads(path.read_text()) if path.exists() else None
+            figures = json.loads((folder / "record.json").read_text())
+            records.append(Record(name, shape.title, figures, lambada))
+    return records
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _row(record: Record, paper: dict[str, float]) -> str:
+    figures, lambada = record.figures, record.lambada or {}
+    wikitext = figures.get("wikitext", {}).get("word_perplexity")
+    accuracy = lambada.get("accuracy")
+    cells = [
+        record.title,
+        f"{figures['parameters'] / 1e6:.1f}",
+        f"{figures['tokens'] / 1e6:.0f}",
+        f"{figures['validation']['perplexity']:.2f}",
+        _number(wikitext, ".2f"),
+        _number(paper.get(record.name), ".2f"),
+        f"{_number(lambada.get('perplexity'), '.1f')}, "
+        + _number(None if accuracy is None else 100 * accuracy, ".1f"),
+        _number(figures.get("tokens_per_second"), ",.0f"),
+        f"[record]({IN_README}/{record.name}/record.json)",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(records: Sequence[Record], paper: dict[str, float]) -> list[str]:
+    columns = (
+        "model",
+        "parameters, M",
+        "tokens, M",
+        "validation perplexity",
+        "WikiText word perplexity",
+        "the paper's, 340M",
+        "LAMBADA perplexity, accuracy in %",
+        "tokens/s",
+        "",
+    )
+    head = "| " + " | ".join(columns) + " |"
+    return [head, "|---" * len(columns) + "|", *(_row(record, paper) for record in records)]
+
+
+def _machines(records: Iterable[Record]) -> str:
+    machines = [record.figures["machine"] for record in records]
+
+    def of(name: str) -> str:
+        return ", ".join(sorted({str(machine[name]) for machine in machines}))
+
+    commits = ", ".join(sorted({(m["commit"] or "unknown")[:10] for m in machines}))
+    dates = ", ".join(sorted({m["date"][:10] for m in machines}))
+    commands = "; ".join(f"`{c}`" for c in sorted({m["command"] for m in machines}))
+    return f"{of('device')}, jax {of('jax')}, commit {commits}, {dates}; made by {commands}."
+
+
+def lm_small_section(results: Path = RESULTS) -> str:
+    """Tables, notes and pictures; nothing without records."""
+    paper = json.loads((RESULTS / "paper.json").read_text())
+    table, ablation = read_records(results, MODELS), read_records(results, ABLATION)
+    parts: list[str] = []
+    if table:
+        parts += [
+            "The paper's main table in small: equal sizes, tokens and recipe, one seed "
+            "(experiments/lm_small_presets.py):",
+            "",
+            *_table(table, paper["wikitext"]),
+            "",
+            f"![Loss against tokens]({IN_README}/{LOSS})",
+            "",
+            f"![Perplexity by position]({IN_README}/{POSITIONS})",
+            "",
+        ]
+    if ablation:
+        parts += [
+            "Its ablation, norm and activation of queries and keys, on half of the tokens:",
+            "",
+            *_table(ablation, paper["wikitext"]),
+            "",
+        ]
+    if parts:
+        parts += [_machines([*table, *ablation]), f"The paper's numbers: {paper['source']}."]
+    return "\n".join(parts)
+
+
+def save_lm_small_pictures(results: Path = RESULTS) -> None:
+    """Training loss against tokens, and perplexity by position; none without records."""
+    records = read_records(results, MODELS)
+    if not records:
+        return
+    losses, positions = {}, {}
+    for record in records:
+        rows = read_metrics(results / record.name / "metrics.jsonl")
+        a_step = record.figures["tokens"] / record.figures["steps"] / 1e6
+        losses[record.title] = [
+            (row["step"] * a_step, row["eval/loss"]) for row in rows if "eval/loss" in row
+        ]
+        found = record.figures["positions"]
+        positions[record.title] = [
+            ((i + 0.5) * found["bucket"], math.exp(min(loss, 700)))
+            for i, loss in enumerate(found["loss"])
+        ]
+    save_curves(results / LOSS, losses, "million tokens", "validation loss, nats a token")
+    trained = records[0].figures["positions"]["training_seq_len"]
+    save_curves(
+        results / POSITIONS,
+        positions,
+        f"position in the text (trained on {trained:,})",
+        "perplexity",
+        logarithmic=True,
+        line_at=trained,
+    )

@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The small main table: figures against whole logits, the driver, the report."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deltanet_jax.train.stop import Interrupted, Stop
+from experiments.lm_small import Deadline, configs, run_models
+from experiments.lm_small_eval import evaluate_lm, wikitext_from_flags
+from experiments.lm_small_report import RESULTS, lm_small_section, save_lm_small_pictures
+from experiments.restored import restore_model
+from experiments.text.prepare import prepare
+from experiments.text.sources import find_sources
+from experiments.text.tokenizers import load_tokenizer
+
+MODEL = "transformer_pp"  # compiles fastest
+WIKITEXT = " \n = A = \n \n Alpha , beta . \n " + "gamma " * 12 + "\n = B = \n delta \n"
+
+
+def run(folder, models=(MODEL,), *, deadline=None, stop=None, reduced=True):
+    stop = stop or Stop()
+    runs = configs(list(models), str(folder / "data"), reduced)
+    pages, tokenizer = wikitext_from_flags(str(folder / "wiki.test.raw"), "bytes")
+    places = folder / "runs", folder / "out"
+    return run_models(runs, *places, pages, tokenizer, deadline or Deadline(0, stop), stop)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A model trained for a few steps on bytes, and its folder."""
+    folder = tmp_path_factory.mktemp("lm_small")
+    rng = np.random.default_rng(0)
+    files = {}
+    for split, count in (("train", 3000), ("valid", 700), ("test", 300)):
+        files[split] = [str(folder / f"{split}.txt")]
+        (folder / f"{split}.txt").write_text("".join(rng.choice(list("abcd "), count)))
+    prepare(find_sources(**files), "bytes", "file", folder / "data", workers=1)
+    (folder / "wiki.test.raw").write_text(WIKITEXT)
+    stop = Stop()
+    stop.ask()
+    assert run(folder, stop=stop) == {MODEL: "not started"}
+    assert run(folder) == {MODEL: "done"}
+    return folder
+
+
+def record_of(folder):
+    return json.loads((folder / "out" / MODEL / "record.json").read_text())
+
+
+def nats(model, inputs, targets):
+    """Of every target, from whole logits, summed in float64."""
+    logits = np.asarray(model(jnp.asarray(inputs))[0], np.float64)
+    log_z = np.log(np.exp(logits).sum(-1))
+    return log_z - np.take_along_axis(logits, np.asarray(targets)[..., None], -1)[..., 0]
+
+
+def test_figures_are_those_of_whole_logits(done):
+    _, config, model = restore_model(done / "runs" / MODEL)
+    model = jax.jit(model.__call__)
+    record = record_of(done)
+
+    valid = np.frombuffer(b"\0" + (done / "valid.txt").read_bytes(), np.uint8).astype(np.int32)
+    starts = np.arange(0, 672, 32)[:: 21 // 8][:8]  # 21 windows of 32, eight of them
+    inputs = np.stack([valid[s : s + 32] for s in starts])
+    targets = np.stack([valid[s + 1 : s + 33] for s in starts])
+    losses = nats(model, inputs, targets)
+    assert record["validation"]["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert record["validation"]["tokens"] == losses.size
+
+    test = np.frombuffer(b"\0" + (done / "test.txt").read_bytes(), np.uint8).astype(np.int32)
+    rows = [valid[:257], valid[256:513], test[:257]]
+    losses = nats(model, np.stack([r[:-1] for r in rows]), np.stack([r[1:] for r in rows]))
+    wanted = losses.reshape(3, 32, 8).mean(axis=(0, 2))
+    found = record["positions"]
+    np.testing.assert_allclose(found["loss"], wanted, rtol=1e-5)
+    assert (found["rows"], found["seq_len"], found["bucket"]) == (3, 256, 8)
+
+    texts = [" = A =\n\nAlpha, beta.\n" + "gamma " * 12, " = B =\ndelta\n"]
+    total = 0.0
+    for text in texts:
+        ids = [0, *text.encode()]
+        for start in range(0, len(ids) - 1, 32):
+            stop = min(start + 32, len(ids) - 1)
+            first = start if start == 0 or stop - start == 32 else max(1, stop - 32)
+            row = nats(model, [ids[first:stop]], [ids[first + 1 : stop + 1]])[0]
+            total += row[start - first :].sum()
+    pages = WIKITEXT[3:].split("\n = B =")
+    words = len(pages[0].split()) + 2 + len(("= B =" + pages[1]).split()) + 2
+    figures = record["wikitext"]
+    assert (figures["words"], figures["pages"]) == (words, 2)
+    assert figures["word_perplexity"] == pytest.approx(math.exp(total / words), rel=1e-5)
+    assert figures["bits_per_byte"] == pytest.approx(
+        total / len(WIKITEXT[2:].replace("\n = B", " = B").encode()) / math.log(2), rel=1e-5
+    )
+
+
+def test_what_is_kept_is_small_and_not_made_again(done):
+    folder = done / "out" / MODEL
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "machine.json", "metrics.jsonl", "record.json"}
+    record = record_of(done)
+    assert record["tokens"] == 4 * 8 * 32 and record["steps"] == 4
+    assert record["parameters"] - record["non_embedding_parameters"] == 256 * 32
+    before = (folder / "record.json").stat().st_mtime_ns
+    assert run(done) == {MODEL: "done"}
+    assert (folder / "record.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=f"out: .*{MODEL} is of another config"):
+        run(done, reduced=False)
+
+
+def test_models_that_do_not_fit_are_not_started(done):
+    stop = Stop()
+    deadline = Deadline(1.0, stop)
+    assert deadline.fits()
+    deadline._longest = 61.0
+    assert not deadline.fits()
+    outcome = run(done, (MODEL, "retnet"), deadline=deadline)
+    assert outcome == {MODEL: "done", "retnet": "not started"}
+    with Deadline(1e-4, stop):
+        assert stop._asked.wait(timeout=10)
+
+
+def test_an_interrupted_model_keeps_its_log(done, monkeypatch):
+    def interrupted(model, config, task, workdir, **options):
+        workdir.mkdir(parents=True)
+        (workdir / "metrics.jsonl").write_text("{}\n")
+        raise Interrupted(2)
+
+    monkeypatch.setattr("experiments.lm_small.train", interrupted)
+    with pytest.raises(Interrupted):
+        run(done, ("gla",))
+    assert (done / "out" / "gla" / "metrics.jsonl").read_text() == "{}\n"
+    assert not (done / "out" / "gla" / "record.json").exists()
+
+
+def test_bad_names_and_runs_are_refused(done):
+    for models, message in ((["morse"], "wanted names of"), (["gla", "gla"], "wanted different")):
+        with pytest.raises(ValueError, match=f"models: {message}"):
+            configs(models, str(done / "data"), True)
+    with pytest.raises(ValueError, match="wikitext: wanted --wikitext and --tokenizer together"):
+        wikitext_from_flags("wiki.test.raw", None)
+    _, config, _ = restore_model(done / "runs" / MODEL)
+    other = load_tokenizer("bytes")
+    other.digest = "0123"
+    with pytest.raises(ValueError, match="tokenizer: wanted the data's, SHA-256 .* got 0123"):
+        evaluate_lm(config, None, {}, [], other)
+    zipf = config.replace(task=config.task.replace(data=()))
+    with pytest.raises(ValueError, match="workdir: wanted a run on a prepared folder"):
+        evaluate_lm(zipf, None, {}, None, None)
+
+
+def test_the_report_is_the_records(done, tmp_path):
+    assert lm_small_section(tmp_path) == ""
+    save_lm_small_pictures(tmp_path)
+    assert not list(tmp_path.iterdir())
+    machine = {"device": "GPU", "jax": "1", "commit": "0123456789abc", "command": "python x"}
+    for name, perplexity in (("gla", 30.0), ("delta_net", 25.5), ("l1-relu", 40.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        figures = record_of(done) | {"tokens_per_second": 4.56e5}
+        figures |= {"machine": machine | {"date": "2026-01-02T"}, "parameters": 109_960_000}
+        figures["validation"]["perplexity"] = perplexity
+        figures["wikitext"]["word_perplexity"] = 2 * perplexity
+        (folder / "record.json").write_text(json.dumps(figures))
+        (folder / "metrics.jsonl").write_text((done / "out" / MODEL / "metrics.jsonl").read_text())
+    (tmp_path / "gla" / "lambada.json").write_text('{"perplexity": 123.4, "accuracy": 0.25}')
+    text = lm_small_section(tmp_path)
+    link = "[record](experiments/results/lm_small/gla/record.json)"
+    figures = "110.0 | 0 | 30.00 | 60.00 | 28.65 | 123.4, 25.0 | 456,000"
+    assert f"| GLA (no conv) | {figures} | {link} |" in text
+    assert "| 25.50 | 51.00 | 28.24 | –, – |" in text
+    assert text.index("GLA") < text.index("DeltaNet (conv)") < text.index("L1 norm, ReLU")
+    assert "GPU, jax 1, commit 0123456789, 2026-01-02; made by `python x`." in text
+    save_lm_small_pictures(tmp_path)
+    assert (tmp_path / "loss.png").stat().st_size > 10_000
+    assert (tmp_path / "positions.png").stat().st_size > 10_000
+
+
+def test_the_papers_numbers_are_of_models_that_there_are():
+    names = json.loads((RESULTS / "paper.json").read_text())["wikitext"]
+    runs = configs([name for name in names if name != "mamba"], "nowhere", False)
+    assert len(runs) == 11
