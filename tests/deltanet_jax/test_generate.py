@@ -25,8 +25,8 @@ PATTERNS = {
     "global": (DELTA_NET, GLOBAL),
     "both": (DELTA_NET, WINDOW, GLOBAL),
 }
-EVERY_STATE = (DELTA_NET, WINDOW, MIXERS["retnet"])
-LENGTH = 16
+EVERY_STATE = (DELTA_NET, WINDOW, GLOBAL, MIXERS["retnet"])
+LENGTH, AFTER = 16, 64
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5, 3], list(range(LENGTH)), [7]]
 
 
@@ -56,18 +56,16 @@ def step_by_step(model, tokens, prompt: int):
     return model.logits(jnp.concatenate([features, jnp.moveaxis(rest, 0, 1)], axis=1))
 
 
-@pytest.mark.parametrize(
-    ("name", "length"),
-    [("both", 100), *(pytest.param(name, 2000, marks=pytest.mark.slow) for name in PATTERNS)],
-)
-def test_decoding_equals_the_parallel_form(name, length):
-    model, tokens = model_of(*PATTERNS[name]), random_tokens(batch=1, length=length)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PATTERNS)
+def test_2000_tokens_one_by_one_equal_the_parallel_form(name):
+    model, tokens = model_of(*PATTERNS[name]), random_tokens(batch=1, length=2000)
     assert_close(name, step_by_step(model, tokens, 37), parallel(model, tokens), 1e-5)
 
 
 @pytest.mark.slow
 def test_each_row_equals_its_own_generation():
-    model = model_of(*EVERY_STATE, GLOBAL)
+    model = model_of(*EVERY_STATE)
     keys = jax.vmap(jax.random.key)(jnp.arange(len(PROMPTS)))
     sampling = Sampling(temperature=1.5, top_k=20, top_p=0.9)
     together = generate(model, PROMPTS, 12, key=keys, sampling=sampling)
@@ -76,15 +74,15 @@ def test_each_row_equals_its_own_generation():
         assert (together[row] == alone[0]).all(), f"row {row}"
 
 
-def test_padding_reaches_nothing():
-    """Logits of prompt and later tokens are those of the unpadded row, whatever state they use."""
-    model = model_of(*EVERY_STATE)
+def test_padded_prompts_and_the_tokens_after_them_equal_the_parallel_form():
+    """Each row alone and unpadded, whatever its state; padding read as text is seen to be wrong."""
+    model = model_of(*PATTERNS["both"])
     tokens, segment_ids = pad_left(PROMPTS, LENGTH)
-    following = random_tokens(batch=len(PROMPTS), length=6)
+    following = random_tokens(batch=len(PROMPTS), length=AFTER)
 
     @nnx.jit
     def logits_from(model, segment_ids):
-        state = model.init_state(len(PROMPTS), LENGTH + 6)
+        state = model.init_state(len(PROMPTS), LENGTH + AFTER)
         features, state = model.features(jnp.asarray(tokens), segment_ids=segment_ids, state=state)
 
         def token(state, one):
@@ -99,11 +97,10 @@ def test_padding_reaches_nothing():
     as_text = logits_from(model, jnp.ones_like(segment_ids))
     # Models are causal: what stands to the right of a row is not seen.
     rows = [[*p, *f] for p, f in zip(PROMPTS, following.tolist(), strict=True)]
-    logits = parallel(model, jnp.array([row + [0] * (LENGTH + 6 - len(row)) for row in rows]))
+    logits = parallel(model, jnp.array([row + [0] * (LENGTH + AFTER - len(row)) for row in rows]))
     for row, prompt in enumerate(PROMPTS):
-        wanted = logits[row, len(prompt) - 1 : len(prompt) + 6]
+        wanted = logits[row, len(prompt) - 1 : len(prompt) + AFTER]
         assert_close(f"row {row}", got[row], wanted, 1e-5)
-        # Padding read as text is seen to be wrong, where there is any.
         assert len(prompt) == LENGTH or rms_ratio(as_text[row], wanted) > 1e-3
 
 
@@ -213,16 +210,18 @@ def test_a_model_with_bottleneck_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("mixers", "merge"),
+    ("mixers", "merge", "batch"),
     [
-        ((DELTA_NET, WINDOW), True),
-        pytest.param((*MIXERS.values(), DELTA_NET), True, marks=pytest.mark.slow),
-        pytest.param((*MIXERS.values(), DELTA_NET), False, marks=pytest.mark.slow),
+        ((DELTA_NET, WINDOW), True, 1),
+        *(
+            pytest.param((*MIXERS.values(), DELTA_NET), *options, marks=pytest.mark.slow)
+            for options in ((True, 1), (True, 3), (False, 1))
+        ),
     ],
-    ids=("some", "all", "all-apart"),
+    ids=("some", "all", "all-rows", "all-apart"),
 )
-def test_a_decoder_is_its_model(mixers, merge):
-    """Logits of single tokens, at a batch of 1 and of 3."""
+def test_a_decoder_is_its_model(mixers, merge, batch):
+    """Logits of a single token of each row."""
     model = small_model(*mixers, num_layers=2 * len(mixers), init_std=0.2)
     decoder = lay_out(model, merge=merge)
 
@@ -235,8 +234,7 @@ def test_a_decoder_is_its_model(mixers, merge):
         ours, _ = decoder.features(tokens[:, -1:], state=by_layer)
         return decoder.logits(ours), model.logits(features)
 
-    for batch in (1, 3):
-        assert_close(f"{batch} rows", *both(model, decoder, random_tokens(batch, 7)), 1e-5)
+    assert_close("logits", *both(model, decoder, random_tokens(batch, 7)), 1e-5)
 
 
 @pytest.mark.slow
