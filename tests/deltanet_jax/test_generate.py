@@ -74,9 +74,10 @@ def test_each_row_equals_its_own_generation():
         assert (together[row] == alone[0]).all(), f"row {row}"
 
 
-def test_padded_prompts_and_the_tokens_after_them_equal_the_parallel_form():
+@pytest.mark.parametrize("name", ["window", pytest.param("both", marks=pytest.mark.slow)])
+def test_padded_prompts_and_the_tokens_after_them_equal_the_parallel_form(name):
     """Each row alone and unpadded, whatever its state; padding read as text is seen to be wrong."""
-    model = model_of(*PATTERNS["both"])
+    model = model_of(*PATTERNS[name])
     tokens, segment_ids = pad_left(PROMPTS, LENGTH)
     following = random_tokens(batch=len(PROMPTS), length=AFTER)
 
@@ -160,11 +161,11 @@ def test_top_k_and_top_p_keep_what_their_definitions_say(options):
 
 def test_samples_have_the_softmaxs_frequencies():
     logits = jnp.array([[0.0, 1.0, 2.0, -1.0]])
-    count = 20_000
+    count = 4000
     keys = jax.random.split(jax.random.key(0), count)
     drawn = sample(jnp.repeat(logits, count, axis=0), keys, Sampling(temperature=0.7))
     frequencies = np.bincount(np.asarray(drawn), minlength=4) / count
-    assert np.abs(frequencies - np.asarray(jax.nn.softmax(logits[0] / 0.7))).max() < 0.02
+    assert np.abs(frequencies - np.asarray(jax.nn.softmax(logits[0] / 0.7))).max() < 0.03
 
 
 def test_buckets_are_few_and_pad_by_half_at_most():
@@ -212,7 +213,7 @@ def test_a_model_with_bottleneck_is_refused():
 @pytest.mark.parametrize(
     ("mixers", "merge", "batch"),
     [
-        ((DELTA_NET, WINDOW), True, 1),
+        ((DELTA_NET,), True, 1),
         *(
             pytest.param((*MIXERS.values(), DELTA_NET), *options, marks=pytest.mark.slow)
             for options in ((True, 1), (True, 3), (False, 1))
