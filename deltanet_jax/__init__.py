@@ -6,6 +6,7 @@ No flags, no paths, no globals: scripts live in `experiments`, operators in `pal
 """
 
 from deltanet_jax.generate import generate as generate
+from deltanet_jax.generate import stream as stream
 from deltanet_jax.mixers.attention import AttentionConfig as AttentionConfig
 from deltanet_jax.mixers.delta_net import DeltaNetConfig as DeltaNetConfig
 from deltanet_jax.mixers.delta_product import DeltaProductConfig as DeltaProductConfig

@@ -16,11 +16,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
+from deltanet_jax.decoder import Decoder, layer_states
 from deltanet_jax.model import LanguageModel
 from deltanet_jax.sampling import Sampling, sample
 
 Prompts = Int[Array, "B T"] | Sequence[Sequence[int]]
 SMALLEST_BUCKET = 16
+# Tokens of a decoder's loop laid out in its body: with two, a state's old and new value take turns
+# in two buffers, and none is copied.
+DECODER_UNROLL = 2
 
 
 def bucket(length: int) -> int:
@@ -51,6 +55,7 @@ def stream(
     key: jax.Array,
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
     chunk: int = 16,
+    decoder: Decoder | None = None,
 ) -> Iterator[np.ndarray]:
     """Continues each prompt, a few tokens at a time; whoever has enough stops iterating.
 
@@ -63,6 +68,7 @@ def stream(
         key: a `jax.random` key, from which row b takes `fold_in(key, b)`; or [B] keys of the rows.
         sampling: how tokens are chosen.
         chunk: tokens of an item, the last one may have fewer; each is one call of the device.
+        decoder: `model` laid out for decoding (decoder.py): faster, but takes longer to compile.
     Yields:
         [B, n] int32 ids on the host, n = 1 (from the prompt), then `chunk` or fewer.
     Raises:
@@ -79,7 +85,7 @@ def stream(
         key = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(rows)))
     elif key.shape != (len(rows),):
         raise ValueError(f"key: wanted one, or one for each of {len(rows)} rows, got {key.shape}")
-    return _stream(model, rows, num_tokens, key, sampling, chunk)
+    return _stream(model, decoder, rows, num_tokens, key, sampling, chunk)
 
 
 def _checked(prompts: Prompts) -> list[list[int]]:
@@ -93,18 +99,22 @@ def _checked(prompts: Prompts) -> list[list[int]]:
     return [list(prompt) for prompt in prompts]
 
 
-def _stream(model, rows, num_tokens, keys, sampling, chunk) -> Iterator[np.ndarray]:
-    graphdef, weights = nnx.split(model)
+def _stream(model, decoder, rows, num_tokens, keys, sampling, chunk) -> Iterator[np.ndarray]:
     length = bucket(max(len(row) for row in rows))
     tokens, segment_ids = pad_left(rows, length)
     # As with prompts: a few sizes of what grows with the length, and any number of tokens.
-    last, state = _prefill(
-        graphdef, weights, tokens, segment_ids, keys, length + bucket(num_tokens), sampling
+    max_length = length + bucket(num_tokens)
+    last, state = prefill(
+        *nnx.split(model), tokens, segment_ids, keys, max_length, sampling, decoder is not None
     )
+    graphdef, weights = nnx.split(model if decoder is None else decoder)
+    unroll = 1 if decoder is None else DECODER_UNROLL
     yield np.asarray(last)[:, None]
     done = 1
     while done < num_tokens:
-        new, last, state = _decode(graphdef, weights, last, state, keys, done, chunk, sampling)
+        new, last, state = decode(
+            graphdef, weights, last, state, keys, done, chunk, sampling, unroll
+        )
         count = min(chunk, num_tokens - done)
         yield np.asarray(new)[:, :count]
         done += count
@@ -124,18 +134,34 @@ def generate(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
-def _prefill(graphdef, weights, tokens, segment_ids, keys, max_length: int, sampling: Sampling):
-    """(first new token of each row, state after the prompt)."""
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
+def prefill(
+    graphdef,
+    weights,
+    tokens,
+    segment_ids,
+    keys,
+    max_length: int,
+    sampling: Sampling,
+    by_layer: bool,
+):
+    """(first new token of each row [B], state after the prompt, `by_layer` a `Decoder`'s)."""
     model = nnx.merge(graphdef, weights)
     state = model.init_state(tokens.shape[0], max_length)
     features, state = model.features(tokens, segment_ids=segment_ids, state=state)
-    return _choose(model, features, keys, 0, sampling), state
+    last = _choose(model, features, keys, 0, sampling)
+    return last, layer_states(state, model.config.num_layers) if by_layer else state
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7), donate_argnums=3)
-def _decode(graphdef, weights, last, state, keys, done, count: int, sampling: Sampling):
-    """(`count` more tokens [B, count], the last of them, the state)."""
+@functools.partial(jax.jit, static_argnums=(0, 6, 7, 8), donate_argnums=3)
+def decode(
+    graphdef, weights, last, state, keys, done, count: int, sampling: Sampling, unroll: int = 1
+):
+    """(`count` more tokens [B, count], the last of them [B], the state), after `done` new ones.
+
+    `graphdef` and `weights` are a model's or its decoder's. `unroll` tokens are laid out in the
+    loop's body.
+    """
     model = nnx.merge(graphdef, weights)
 
     def token(carry, step):
@@ -144,7 +170,8 @@ def _decode(graphdef, weights, last, state, keys, done, count: int, sampling: Sa
         new = _choose(model, features, keys, step, sampling)
         return (new, state), new
 
-    (last, state), new = jax.lax.scan(token, (last, state), done + jnp.arange(count))
+    steps = done + jnp.arange(count)
+    (last, state), new = jax.lax.scan(token, (last, state), steps, unroll=unroll)
     return new.T, last, state
 
 

@@ -3,7 +3,10 @@
 """Restores a run and evaluates it: python -m experiments.evaluate --workdir=DIR
 
 Prints one JSON line of figures; a language model then continues a prompt with the recurrent
-decoder. On a CPU the figures equal, bit for bit, those the training process printed at its end; on
+decoder. With --tasks=lambada,piqa --data=FOLDER, the figures are those of tasks in local files, or
+with --harness of lm-evaluation-harness (experiments/evaluation).
+
+On a CPU a run's own figures equal, bit for bit, those the training process printed at its end; on
 a GPU XLA's autotuner may choose other matrix products in another process (BUILD.md, known traps).
 """
 
@@ -18,7 +21,13 @@ from flax import nnx
 from deltanet_jax.sampling import Sampling
 from deltanet_jax.train.evaluate import evaluate
 from deltanet_jax.train.step import model_graph
-from experiments.flags import define_sample_flags, define_workdir, explain
+from experiments.evaluation.run import evaluate_tasks
+from experiments.flags import (
+    define_evaluation_flags,
+    define_sample_flags,
+    define_workdir,
+    explain,
+)
 from experiments.logs import quiet_logs
 from experiments.restored import make_trainer, restore_weights, tokenizer_of
 from experiments.run_config import RunConfig, read_run_config
@@ -61,15 +70,21 @@ def print_sample(config: RunConfig, weights: dict, values: flags.FlagValues) -> 
 def main(argv: list[str]) -> None:
     del argv
     quiet_logs()
+    values = flags.FLAGS
+    workdir = Path(values.workdir)
     try:
-        result, config, weights = evaluate_run(Path(flags.FLAGS.workdir))
-    except ValueError as error:
+        if values.tasks is not None:
+            print(json.dumps(evaluate_tasks(workdir, values)))
+            return
+        result, config, weights = evaluate_run(workdir)
+    except (ValueError, ImportError) as error:
         sys.exit(f"error: {explain(error)}")
     print(json.dumps(result))
-    print_sample(config, weights, flags.FLAGS)
+    print_sample(config, weights, values)
 
 
 if __name__ == "__main__":
     define_workdir()
     define_sample_flags()
+    define_evaluation_flags()
     app.run(main)

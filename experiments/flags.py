@@ -191,13 +191,13 @@ def define_sample_flags() -> None:
     flags.DEFINE_integer("sample_seed", 0, "seed of sampling", lower_bound=0)
 
 
-def define_tokenizer() -> None:
-    """--tokenizer, of commands that take text."""
+def define_tokenizer(required: bool = False) -> None:
+    """--tokenizer, of commands that take text; bytes by default for byte-level runs."""
     flags.DEFINE_string(
         "tokenizer",
         None,
-        "bytes, a SentencePiece *.model, a folder of GPT-2's BPE or a *.tiktoken; bytes by default "
-        "for byte-level runs",
+        "bytes, a SentencePiece file *.model, a folder of GPT-2's files, or a file *.tiktoken",
+        required=required,
     )
 
 
@@ -211,6 +211,18 @@ def define_generate_flags() -> None:
     flags.DEFINE_string("prompts_file", None, "prompts, one a line, or JSON lines with a prompt")
     flags.DEFINE_string("output_file", None, "where completions of --prompts_file go, else stdout")
     flags.DEFINE_integer("rows", 32, "prompts of --prompts_file at a time", lower_bound=1)
+
+
+def define_evaluation_flags() -> None:
+    """The flags of experiments.evaluate beside --workdir and those of samples."""
+    define_tokenizer()
+    flags.DEFINE_list("tasks", None, "of experiments/evaluation/tasks.py, instead of the run's own")
+    flags.DEFINE_string("data", None, "folder with the tasks' files")
+    flags.DEFINE_integer("limit", None, "only the first documents of each task", lower_bound=1)
+    flags.DEFINE_integer("max_length", 2048, "tokens that a prediction may see", lower_bound=1)
+    flags.DEFINE_integer("batch_tokens", 16_384, "tokens of a batch of requests", lower_bound=1)
+    flags.DEFINE_bool("harness", False, "--tasks are lm-evaluation-harness's, which runs them")
+    flags.DEFINE_string("include_path", None, "folder of further tasks for --harness")
 
 
 def define_sweep_flags() -> None:
@@ -240,59 +252,6 @@ def define_compare_flags() -> None:
     flags.DEFINE_list("head_dims", ["32", "64", "128"], "head sizes, K = V")
     flags.DEFINE_integer("heads", 4, "heads", lower_bound=1)
     flags.DEFINE_integer("repetitions", 3, "timed calls of each", lower_bound=1)
-
-
-def define_benchmark_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """The flags of experiments.benchmarks.run."""
-    shapes = "like B16T2048H16K128V128; some of the axes choose among the defaults"
-    flags.DEFINE_list("op", ["delta_rule"], "operators to time", values)
-    flags.DEFINE_list("shapes", [], shapes, values)
-    flags.DEFINE_list(
-        "modes", None, "forward, vjp, forward_and_vjp; the operator's by default", values
-    )
-    flags.DEFINE_list("peers", None, "peers beside; all that can be imported by default", values)
-    flags.DEFINE_integer("repetitions", 50, "timed calls of each", 1, flag_values=values)
-    flags.DEFINE_integer(
-        "compile_jobs",
-        0,
-        "programs made at a time, before timing; 0: each when it is timed",
-        0,
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "start_file", None, "compile at once, but time nothing until this file exists", values
-    )
-    flags.DEFINE_float(
-        "max_seconds", 20.0, "fewer repetitions than take this long", 0.0, flag_values=values
-    )
-    flags.DEFINE_string("record_dir", "", "folder of records; empty records nothing", values)
-    flags.DEFINE_string("commit", "", "recorded commit where there is no git repository", values)
-    flags.DEFINE_bool("kernels", False, "also the time of every GPU kernel of ours", values)
-    flags.DEFINE_bool("reduced", False, "small sizes, to try it out without a GPU", values)
-
-
-def define_train_benchmark_flags() -> None:
-    """The flags of experiments.benchmarks.train."""
-    flags.DEFINE_list("presets", ["deltanet_1b3"], "presets whose models are trained")
-    shapes = ["16x2048", "8x4096", "4x8192", "2x16384", "1x32768"]
-    flags.DEFINE_list("shapes", shapes, "batches, ROWSxTOKENS")
-    flags.DEFINE_list("implementations", ["ours", "fla"], "ours, fla")
-    flags.DEFINE_string("param_dtype", "float32", "dtype of stored weights and optimiser state")
-    flags.DEFINE_string("remat", "products", "what a layer keeps: none, products, arguments, full")
-    flags.DEFINE_string("residuals", "recompute", "of the delta rule: recompute, save")
-    flags.DEFINE_integer("scan_unroll", 24, "periods laid out in each step of the scan over depth")
-    for axis in ("data", "fsdp", "tensor", "sequence"):
-        flags.DEFINE_integer(f"mesh_{axis}", 1, MESH[f"mesh_{axis}"][1], lower_bound=1)
-    flags.DEFINE_integer("steps", 20, "timed steps", lower_bound=1)
-    flags.DEFINE_float("case_seconds", 600.0, "a case that takes longer fails", lower_bound=1.0)
-    flags.DEFINE_string("record_dir", None, "append rows to DIR/DEVICE/train.jsonl")
-    flags.DEFINE_string("commit", None, "of the code, where there is no git")
-    flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
-
-
-def define_fla_logits_flags() -> None:
-    """The flags of experiments.benchmarks.fla_logits."""
-    flags.DEFINE_list("kinds", None, "kinds of models to compare; all by default")
 
 
 def define_faults_flags() -> None:

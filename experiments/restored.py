@@ -68,6 +68,11 @@ def tokenizer_of(config: RunConfig, name: str | None) -> Tokenizer:
             )
         name = "bytes"
     tokenizer = load_tokenizer(name)
+    made_with = getattr(config.task, "tokenizer_digest", "")  # of tasks on prepared tokens
+    if made_with not in ("", tokenizer.digest):
+        raise ValueError(
+            f"tokenizer: wanted the one with digest {made_with}, got {tokenizer.digest} of {name!r}"
+        )
     if tokenizer.vocab_size > config.model.vocab_size:
         raise ValueError(
             f"tokenizer: wanted at most the model's {config.model.vocab_size} ids, got "

@@ -33,5 +33,5 @@ class SwiGLU(nnx.Module):
         self.up_proj = linear(d_model, hidden_size, init_std=init_std, **kinds)
         self.down_proj = linear(hidden_size, d_model, init_std=out_init_std, **kinds)
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D_out"]:
         return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -20,7 +20,7 @@ def _operator():
 
 
 def activate_and_normalize(
-    x: Float[Array, "B T D"], *, activation: str, norm_size: int
+    x: Float[Array, "B T D"], *, activation: str = "identity", norm_size: int | None = None
 ) -> Float[Array, "B T D"]:
     """What `pallas_kernels.short_conv` does after the convolution, in one pass: with one tap, 1."""
     one = jnp.ones((1, x.shape[-1]), jnp.float32)
@@ -76,6 +76,11 @@ class ShortConv(nnx.Module):
 
         if state is None:
             y = _operator()(x, weight, segment_ids=segment_ids, **options)
+        elif length == 1 and ids is None:  # nothing but what the one output needs
+            wide = jnp.promote_types(self.dtype, jnp.float32)
+            taps = weight[::-1][None].astype(wide)
+            y = jnp.sum(extended.astype(wide) * taps, axis=1, keepdims=True).astype(self.dtype)
+            y = activate_and_normalize(y, **options)
         else:  # decoding: few tokens
             y = short_conv(extended, weight, segment_ids=ids, implementation="xla", **options)
             y = y[:, past:]

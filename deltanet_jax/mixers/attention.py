@@ -138,7 +138,7 @@ class Attention(nnx.Module):
         *,
         segment_ids: Int[Array, "B T"] | None = None,
         state: AttentionState | None = None,
-    ) -> tuple[Float[Array, "B T D"], AttentionState | None]:
+    ) -> tuple[Float[Array, "B T D_out"], AttentionState | None]:
         """See base.py."""
         batch_size, length, _ = x.shape
         q, k, v = (

@@ -147,7 +147,7 @@ class RecurrentMixer(nnx.Module):
         *,
         segment_ids: Int[Array, "B T"] | None = None,
         state: RecurrentState | None = None,
-    ) -> tuple[Float[Array, "B T D"], RecurrentState | None]:
+    ) -> tuple[Float[Array, "B T D_out"], RecurrentState | None]:
         """See base.py."""
         convs, memory = (None, None) if state is None else state
         q, k, v, convs = self.qkv(x, segment_ids=segment_ids, state=convs)

@@ -25,8 +25,8 @@ from flax import nnx
 from deltanet_jax.fla.folder import Folder
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.step import model_graph
+from experiments.benchmarks.flags import define_fla_logits_flags
 from experiments.convert import from_fla, to_fla
-from experiments.flags import define_fla_logits_flags
 from experiments.logs import quiet_logs
 from experiments.restored import one_device_trainer, restore_weights
 from experiments.run_config import read_run_config

@@ -84,7 +84,11 @@ def check(row: dict) -> None:
 def append(folder: Path, row: dict) -> Path:
     """Adds a row to its file at once; an interrupted run keeps the rows it finished."""
     check(row)
-    path = path_of(folder, row)
+    return append_line(path_of(folder, row), row)
+
+
+def append_line(path: Path, row: dict) -> Path:
+    """Adds a line of JSON to a file, on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")

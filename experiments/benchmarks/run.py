@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from experiments.benchmarks import candidates, records
 from experiments.benchmarks.candidates import Candidate
+from experiments.benchmarks.flags import define_benchmark_flags
 from experiments.benchmarks.operation import (
     MODES,
     Inputs,
@@ -48,7 +49,7 @@ from experiments.benchmarks.operation import (
 )
 from experiments.benchmarks.registry import OPERATIONS
 from experiments.benchmarks.timing import Clock
-from experiments.flags import define_benchmark_flags, explain
+from experiments.flags import explain
 from experiments.logs import quiet_logs
 
 LARGEST_ERROR = 1e-2

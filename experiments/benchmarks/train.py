@@ -31,7 +31,8 @@ from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import put_batch
 from deltanet_jax.train.loop import Trainer
 from experiments.benchmarks import records
-from experiments.flags import define_train_benchmark_flags, explain
+from experiments.benchmarks.flags import define_train_benchmark_flags
+from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.presets import PRESETS
 from experiments.tasks.tokens.task import TokensConfig
@@ -225,10 +226,7 @@ def main(argv: list[str]) -> None:
 
 def write(folder: Path, row: dict[str, object]) -> None:
     """Appends a row to DIR/DEVICE/train.jsonl."""
-    path = records.path_of(folder, row | {"op": "train"})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    records.append_line(records.path_of(folder, row | {"op": "train"}), row)
 
 
 if __name__ == "__main__":

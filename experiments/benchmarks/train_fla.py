@@ -16,8 +16,8 @@ from fla.models import DeltaNetConfig, DeltaNetForCausalLM
 
 from deltanet_jax import accounting
 from deltanet_jax.presets import deltanet_1b3
+from experiments.benchmarks.flags import define_train_benchmark_flags
 from experiments.benchmarks.train import WARM_UP, Case, make_row
-from experiments.flags import define_train_benchmark_flags
 from experiments.tasks.tokens.task import TokensConfig
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from deltanet_jax.decoder import Decoder
 from deltanet_jax.generate import stream
 from deltanet_jax.model import LanguageModel
 from deltanet_jax.sampling import Sampling
@@ -85,13 +86,14 @@ def complete(
     key: jax.Array,
     sampling: Sampling,
     stop: Sequence[str] = (),
+    decoder: Decoder | None = None,
     on_text: Callable[[int, str], None] = lambda row, text: None,
 ) -> list[str]:
     """The text that follows each prompt, up to a stop string, the document's end or `max_tokens`.
 
     Args:
         prompts: ids of each row, with whatever starts a document.
-        key, sampling: of `deltanet_jax.generate.stream`.
+        key, sampling, decoder: of `deltanet_jax.generate.stream`.
         stop: strings before which a text ends; none is empty.
         on_text: called with the row and its next piece, as soon as it is certain.
     Raises:
@@ -100,7 +102,8 @@ def complete(
     if "" in stop:
         raise ValueError("stop: wanted strings of at least one character, got an empty one")
     rows = [Continuation(tokenizer, prompt, stop) for prompt in prompts]
-    for new in stream(model, prompts, max_tokens, key=key, sampling=sampling):
+    options = {"key": key, "sampling": sampling, "decoder": decoder}
+    for new in stream(model, prompts, max_tokens, **options):
         for row, continuation in enumerate(rows):
             if piece := continuation.add(new[row].tolist()):
                 on_text(row, piece)

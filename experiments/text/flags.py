@@ -4,7 +4,7 @@
 
 from absl import flags
 
-from experiments.flags import define_compilation_flags, define_workdir
+from experiments.flags import define_compilation_flags, define_tokenizer, define_workdir
 from experiments.lm_small_presets import MODELS
 from experiments.text.documents import BOUNDARIES
 
@@ -24,12 +24,7 @@ def define_prepare_flags() -> None:
     define_build_dataset_flags()
     flags.DEFINE_string("dataset", None, "tfds:NAME, in the place of files")
     flags.DEFINE_string("dataset_dir", None, "where tensorflow-datasets keeps data sets")
-    flags.DEFINE_string(
-        "tokenizer",
-        None,
-        "bytes, a SentencePiece file *.model, a folder of GPT-2's files, or a file *.tiktoken",
-        required=True,
-    )
+    define_tokenizer(required=True)
     flags.DEFINE_integer("workers", 0, "processes that tokenize; 0 is all cores", 0)
     flags.DEFINE_integer("shard_tokens", 2**23, "tokens of a shard, about", 1)
 
@@ -44,7 +39,7 @@ def define_input_benchmark_flags() -> None:
 
 
 def _define_wikitext_flags() -> None:
-    flags.DEFINE_string("tokenizer", None, "the data's, as for prepare_data; with --wikitext")
+    define_tokenizer()
     flags.DEFINE_string("wikitext", None, "wiki.test.raw, for its word perplexity")
 
 

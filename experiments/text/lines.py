@@ -5,7 +5,7 @@
 import json
 from pathlib import Path
 
-from experiments.tasks.language_modeling.data import OPENERS
+from experiments.text.documents import OPENERS
 
 
 def read_json_lines(path: Path, name: str) -> list[dict]:

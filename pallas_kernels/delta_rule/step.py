@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One token of the delta rule, for decoding with a carried state."""
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels._common import checks
-from pallas_kernels.delta_rule.reference import token
 
 
 def delta_rule_step(
@@ -36,5 +36,12 @@ def delta_rule_step(
     checks.check_state("state", state, checks.check_inputs("B H", q, k, v, beta), q.dtype)
 
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    state, read = token(state, *(x.astype(state.dtype) for x in (q, k, v, beta)))
-    return (scale * read).astype(v.dtype), state
+    dtype = v.dtype
+    q, k, v, beta = (x.astype(state.dtype) for x in (q, k, v, beta))
+    # What q reads of the new state is what it reads of the old one and of the update: the state is
+    # passed over once for both sums and once to change it.
+    held = jnp.sum(k[..., None] * state, axis=-2)
+    read = jnp.sum(q[..., None] * state, axis=-2)
+    update = beta[..., None] * (v - held)
+    read = read + jnp.sum(q * k, axis=-1, keepdims=True) * update
+    return (scale * read).astype(dtype), state + k[..., None] * update[..., None, :]

@@ -12,9 +12,9 @@ from absl import flags
 
 from experiments.benchmarks import aot, cuda, records, registry, run, tables, timing
 from experiments.benchmarks.delta_rule import DELTA_RULE
+from experiments.benchmarks.flags import define_benchmark_flags
 from experiments.benchmarks.l2_norm import L2_NORM
 from experiments.benchmarks.operation import MODES, floor_bytes, parse_shapes, rms_error, timed_call
-from experiments.flags import define_benchmark_flags
 
 SHAPE = {"B": 16, "T": 2048, "H": 16, "K": 128, "V": 128}
 

@@ -1,0 +1,66 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""One run's checkpoint on several tasks: what is asked is kept, so that it goes on where it was."""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from deltanet_jax.train.files import write_atomically
+from experiments.evaluation import metrics
+from experiments.evaluation.scoring import Results, Scorer
+from experiments.evaluation.tasks import read_questions
+from experiments.restored import restore_model, tokenizer_of
+from pallas_kernels._common.timing import machine_info
+
+
+def evaluate_tasks(workdir: Path, values: flags.FlagValues) -> dict[str, object]:
+    """Figures of every task of --tasks, and what they were made with.
+
+    Writes WORKDIR/evaluation/step-N/: requests.jsonl (every answer of the model, as it comes) and
+    offline.json or harness.json (what is returned, and the machine).
+
+    Raises:
+        ValueError: a flag or a file is not as wanted; the message starts with the flag's name.
+        ImportError: a package that a flag needs is missing.
+    """
+    if not values.tasks:
+        raise ValueError("tasks: wanted at least one, got none")
+    if values.harness:
+        from experiments.evaluation.harness import run_harness  # an optional package
+    else:
+        if values.data is None:
+            raise ValueError("data: wanted the folder with the tasks' files, got none")
+        questions = {
+            name: read_questions(name, Path(values.data), values.limit) for name in values.tasks
+        }
+    step, config, model = restore_model(workdir)
+    tokenizer = tokenizer_of(config, values.tokenizer)
+    folder = workdir / "evaluation" / f"step-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    depends_on = {
+        "step": step,
+        "tokenizer": tokenizer.digest,
+        "max_length": values.max_length,
+        "batch_tokens": values.batch_tokens,
+    }
+    scorer = Scorer(
+        model,
+        tokenizer,
+        max_length=values.max_length,
+        batch_tokens=values.batch_tokens,
+        results=Results(folder / "requests.jsonl", json.dumps(depends_on)),
+    )
+    if values.harness:
+        figures = run_harness(scorer, values.tasks, values.include_path, values.limit)
+    else:
+        figures = {name: metrics.score(asked, scorer) for name, asked in questions.items()}
+        for name, asked in questions.items():
+            figures[name]["documents"] = len(asked)
+    record = {**depends_on, "limit": values.limit, "tasks": figures}
+    name = "harness.json" if values.harness else "offline.json"
+    write_atomically(
+        folder / name, json.dumps(record | {"machine": machine_info()}, indent=2) + "\n"
+    )
+    return record
