@@ -12,6 +12,7 @@ from deltanet_jax.mixers.delta_product import DeltaProductConfig as DeltaProduct
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig as GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLAConfig as GLAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig as LinearAttentionConfig
+from deltanet_jax.mixers.mamba import MambaConfig as MambaConfig
 from deltanet_jax.mixers.retnet import RetNetConfig as RetNetConfig
 from deltanet_jax.model import LanguageModel as LanguageModel
 from deltanet_jax.model import ModelConfig as ModelConfig

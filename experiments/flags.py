@@ -50,6 +50,9 @@ MIXER = {  # given to every mixer of the pattern that has the option
     "num_householder": ("int", "steps of the delta rule a token (delta_product)"),
     "decay_rank": ("int", "rank of the map from input to decays (gla)"),
     "decay_temperature": ("float", "the larger, the slower the decay at first (gla)"),
+    "expand": ("int", "channels as a multiple of d_model (mamba)"),
+    "state_size": ("int", "numbers that a channel remembers (mamba)"),
+    "time_step_rank": ("int", "rank of the map from input to time steps (mamba)"),
     "feature_map": ("str", "feature map of additive linear attention"),
     "normalize": ("bool", "normaliser of additive linear attention"),
     "output_norm": ("bool", "RMSNorm on additive linear attention's read-out"),
@@ -335,8 +338,15 @@ def _pattern(kinds: tuple[str, ...], old: tuple[MixerConfig, ...]) -> tuple[Mixe
         if kind not in MIXERS:
             raise ValueError(f"layer_pattern: wanted mixers of {sorted(MIXERS)}, got {kind!r}")
     known = {mixer.kind: mixer for mixer in old}
-    heads = old[0].num_heads
-    return tuple(known.get(kind) or MIXERS[kind][0](num_heads=heads) for kind in kinds)
+    heads = [mixer.num_heads for mixer in old if hasattr(mixer, "num_heads")][:1]
+
+    def default(kind: str) -> MixerConfig:
+        config = MIXERS[kind][0]()
+        return (
+            config.replace(num_heads=heads[0]) if heads and hasattr(config, "num_heads") else config
+        )
+
+    return tuple(known.get(kind) or default(kind) for kind in kinds)
 
 
 def _with_options(

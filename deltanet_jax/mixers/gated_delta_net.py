@@ -3,7 +3,6 @@
 """Gated DeltaNet's token mixer: DeltaNet whose memory also decays."""
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
@@ -12,13 +11,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deltanet_jax.layers.linear import linear
+from deltanet_jax.layers.time_step import time_step_bias
 from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
 from deltanet_jax.mixers.recurrent import is_one_step
 from pallas_kernels import gated_delta_rule, gated_delta_rule_step
 
 LARGEST_RATE = 16.0
-TIME_STEPS = (1e-3, 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +59,8 @@ class GatedDeltaNet(DeltaNet):
         )
         # uniform() may give 0 and never 1; the rate must not be 0.
         rate = LARGEST_RATE * (1 - jax.random.uniform(rngs.params(), (heads,)))
-        low, high = (math.log(step) for step in TIME_STEPS)
-        step = jnp.exp(jax.random.uniform(rngs.params(), (heads,), minval=low, maxval=high))
         self.A_log = nnx.Param(jnp.log(rate).astype(context.param_dtype))
-        inverse_softplus = step + jnp.log(-jnp.expm1(-step))
-        self.dt_bias = nnx.Param(inverse_softplus.astype(context.param_dtype))
+        self.dt_bias = nnx.Param(time_step_bias(heads, context.param_dtype, rngs))
 
     def log_decay(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H"]:
         """g, in the memory's dtype."""

@@ -11,6 +11,7 @@ from deltanet_jax.mixers.delta_product import DeltaProduct, DeltaProductConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNet, GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLA, GLAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttention, LinearAttentionConfig
+from deltanet_jax.mixers.mamba import Mamba, MambaConfig
 from deltanet_jax.mixers.retnet import RetNet, RetNetConfig
 
 MIXERS: dict[str, tuple[type[MixerConfig], type[nnx.Module]]] = {
@@ -19,6 +20,7 @@ MIXERS: dict[str, tuple[type[MixerConfig], type[nnx.Module]]] = {
     "delta_product": (DeltaProductConfig, DeltaProduct),
     "gla": (GLAConfig, GLA),
     "retnet": (RetNetConfig, RetNet),
+    "mamba": (MambaConfig, Mamba),
     "attention": (AttentionConfig, Attention),
     "linear_attention": (LinearAttentionConfig, LinearAttention),
 }

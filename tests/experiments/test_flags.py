@@ -43,6 +43,9 @@ VALUES = {
     "num_householder": (MQAR, 3),
     "decay_rank": (MQAR, 5),
     "decay_temperature": (MQAR, 4.0),
+    "expand": (MQAR, 3),
+    "state_size": (MQAR, 5),
+    "time_step_rank": (MQAR, 6),
     "feature_map": (LINEAR, "relu"),
     "normalize": (LINEAR, False),
     "output_norm": (LINEAR, True),
@@ -96,6 +99,7 @@ TOGETHER = {
     "feature_map": {"normalize": False},
     "decay_steps": {"schedule": "wsd"},
     "num_householder": {"layer_pattern": ["delta_product"]},
+    **{name: {"layer_pattern": ["mamba"]} for name in ("expand", "state_size", "time_step_rank")},
     "decay_rank": {"layer_pattern": ["gla"]},
     "decay_temperature": {"layer_pattern": ["gla"]},
 }

@@ -20,13 +20,18 @@ NORMS = {
 }
 
 
+def convolve(conv, y):
+    """Causal convolution of every channel; none if `conv` is None."""
+    if conv is None:
+        return y
+    weight, (_, length, _) = conv.weight[...], y.shape
+    back = [jnp.pad(y, ((0, 0), (j, 0), (0, 0)))[:, :length] for j in range(len(weight))]
+    return sum(weight[j][None, None] * earlier for j, earlier in enumerate(back))
+
+
 def heads(projection, x):
     """Linear, causal convolution, activation, heads, norm: [B, T, H, size]."""
-    y = x @ projection.proj.kernel[...]
-    if projection.conv is not None:
-        weight, (_, length, _) = projection.conv.weight[...], y.shape
-        back = [jnp.pad(y, ((0, 0), (j, 0), (0, 0)))[:, :length] for j in range(len(weight))]
-        y = sum(weight[j][None, None] * earlier for j, earlier in enumerate(back))
+    y = convolve(projection.conv, x @ projection.proj.kernel[...])
     y = ACTIVATIONS[projection.activation](y)
     return NORMS[projection.norm](y.reshape(*y.shape[:2], projection.num_heads, -1))
 
@@ -145,6 +150,29 @@ def linear_attention(mixer, x):
     return output(mixer, jnp.einsum("bhij,bjhv->bihv", scores, v), x)
 
 
+def mamba(mixer, u):
+    """Gu, Dao 2023, arXiv:2312.00752: h' = A h + B x by zero-order hold of A, Euler of B."""
+    rank, n = mixer.rank, mixer.config.state_size
+    x = convolve(mixer.conv, u @ mixer.in_proj.kernel[...]) + mixer.conv_bias[...][None, None]
+    x = ACTIVATIONS["silu"](x)
+    controls = x @ mixer.controls_proj.kernel[...]
+    b, c = controls[..., rank : rank + n], controls[..., rank + n :]
+    dt = controls[..., :rank] @ mixer.dt_proj.kernel[...] + mixer.dt_bias[...][None, None]
+    dt = jnp.log1p(jnp.exp(dt))
+
+    def token(h, inputs):  # of one row; h [E, N]
+        x, dt, b, c = inputs
+        h = jnp.exp(dt[:, None] * -jnp.exp(mixer.A_log[...].T)) * h + jnp.outer(dt * x, b)
+        return h, h @ c
+
+    def row(*inputs):
+        return jax.lax.scan(token, jnp.zeros((x.shape[-1], n), x.dtype), inputs)[1]
+
+    y = jax.vmap(row)(x, dt, b, c) + mixer.skip[...][None, None] * x
+    y = y * ACTIVATIONS["silu"](u @ mixer.gate_proj.kernel[...])
+    return y @ mixer.out_proj.kernel[...]
+
+
 def rotate(y, base=10_000.0):
     """Rotary positions by complex numbers (Su et al. 2021), halves convention."""
     half, length = y.shape[-1] // 2, y.shape[1]
@@ -177,6 +205,7 @@ DEFINITIONS = {
     "delta_product": delta_product,
     "gla": gla,
     "retnet": retnet,
+    "mamba": mamba,
     "attention": attention,
     "linear_attention": linear_attention,
 }

@@ -11,6 +11,7 @@ from deltanet_jax.mixers.delta_product import DeltaProductConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
+from deltanet_jax.mixers.mamba import MambaConfig
 from deltanet_jax.mixers.retnet import RetNetConfig
 from deltanet_jax.model import LanguageModel, ModelConfig
 from experiments.tasks.mqar.task import MQARConfig
@@ -33,6 +34,7 @@ MIXERS = {
     "delta_product": DeltaProductConfig(num_heads=2, num_householder=2, chunk_size=16),
     "gla": GLAConfig(num_heads=2, conv_size=3, decay_temperature=2.0, chunk_size=16),
     "retnet": RetNetConfig(num_heads=2, chunk_size=16),
+    "mamba": MambaConfig(state_size=3, chunk_size=16),
     "attention": AttentionConfig(num_heads=4, num_kv_heads=2),
     "attention-window": AttentionConfig(num_heads=2, window=5),
     "linear_attention": LinearAttentionConfig(num_heads=2, chunk_size=16),
