@@ -34,6 +34,8 @@ WEIGHTS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp/(gate|up)_proj/kernel", ("embed", "hidden")),
     (r"mlp/down_proj/kernel", ("hidden", "embed")),
     (r"(beta|decay|decay_down)_proj/kernel", ("embed", None)),
+    (r"gate_proj/layers/0/kernel", ("embed", None)),
+    (r"gate_proj/layers/1/kernel", (None, "heads")),
     (r"(decay_up|dt)_proj/kernel", (None, "heads")),
     (r"controls_proj/kernel", ("heads", None)),
     (r"decay_bias|conv_bias|skip", ("heads",)),

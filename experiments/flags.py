@@ -48,7 +48,7 @@ MIXER = {  # given to every mixer of the pattern that has the option
     "allow_neg_eigval": ("bool", "beta of the DeltaNets in (0, 2)"),
     "output_gate": ("bool", "gate the read-out of the DeltaNets"),
     "num_householder": ("int", "steps of the delta rule a token (delta_product)"),
-    "decay_rank": ("int", "rank of the map from input to decays (gla)"),
+    "decay_rank": ("int", "rank of the map from input to decays (gla, kda)"),
     "decay_temperature": ("float", "the larger, the slower the decay at first (gla)"),
     "expand": ("int", "channels as a multiple of d_model (mamba)"),
     "state_size": ("int", "numbers that a channel remembers (mamba)"),

@@ -39,7 +39,7 @@ class Chunks(NamedTuple):
     k_reads: jax.Array  # k, likewise
     k_writes: jax.Array  # k, zero where the token does not reach the outgoing state
     masks: ChunkMasks | None
-    decay: jax.Array | None  # [N, B, H, 1, 1]: factor on the state that crosses; None is 1
+    decay: jax.Array | None  # [N, B, H, 1 or K, 1]: factor on the state that crosses; None is 1
 
 
 def prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunks:

@@ -54,14 +54,16 @@ def recur(token, *inputs):
     return jax.vmap(jax.vmap(one_head, in_axes=1, out_axes=1))(*inputs)
 
 
-def output(mixer, o, x):
-    """RMSNorm per head, gate, output projection."""
+def output(mixer, o, x, gate=None):
+    """RMSNorm per head, gate (silu(x W_gate), if there is one and no other is given), Linear."""
     if mixer.out_norm is not None:
         o = o / jnp.sqrt(jnp.mean(o**2, axis=-1, keepdims=True) + 1e-6)
         o = o * mixer.out_norm.scale[...][None, None, None]
     o = o.reshape(*x.shape[:2], -1)
-    if mixer.gate_proj is not None:
-        o = o * ACTIVATIONS["silu"](x @ mixer.gate_proj.kernel[...])
+    if gate is None and mixer.gate_proj is not None:
+        gate = ACTIVATIONS["silu"](x @ mixer.gate_proj.kernel[...])
+    if gate is not None:
+        o = o * gate
     return o @ mixer.out_proj.kernel[...]
 
 
@@ -96,6 +98,22 @@ def gated_delta_net(mixer, x):
         return state, state @ q * k.shape[-1] ** -0.5
 
     return output(mixer, recur(token, q, alpha, write_strengths(mixer, x), k, v), x)
+
+
+def kda(mixer, x):
+    """Kimi Team 2025, arXiv:2510.26692, eq. 1 (transposed), with Gated DeltaNet's decay."""
+    q, k, v = queries_keys_values(mixer, x)
+    logits = x @ mixer.decay_down_proj.kernel[...] @ mixer.decay_up_proj.kernel[...]
+    step = jnp.log1p(jnp.exp(logits + mixer.dt_bias[...][None, None])).reshape(k.shape)
+    alpha = jnp.exp(-jnp.exp(mixer.A_log[...])[None, None, :, None] * step)
+
+    def token(state, q, alpha, beta, k, v):
+        state = (state * alpha[None]) @ householder(beta, k) + beta * jnp.outer(v, k)
+        return state, state @ q * k.shape[-1] ** -0.5
+
+    o = recur(token, q, alpha, write_strengths(mixer, x), k, v)
+    down, up = mixer.gate_proj.layers
+    return output(mixer, o, x, 1 / (1 + jnp.exp(-(x @ down.kernel[...] @ up.kernel[...]))))
 
 
 def delta_product(mixer, x):
@@ -202,6 +220,7 @@ def attention(mixer, x):
 DEFINITIONS = {
     "delta_net": delta_net,
     "gated_delta_net": gated_delta_net,
+    "kda": kda,
     "delta_product": delta_product,
     "gla": gla,
     "retnet": retnet,

@@ -10,6 +10,7 @@ from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.mixers.delta_product import DeltaProductConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLAConfig
+from deltanet_jax.mixers.kda import KDAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
 from deltanet_jax.mixers.mamba import MambaConfig
 from deltanet_jax.mixers.retnet import RetNetConfig
@@ -31,6 +32,7 @@ MIXERS = {
         chunk_size=16,
     ),
     "gated_delta_net": GatedDeltaNetConfig(num_heads=2, head_v_dim=12, chunk_size=16),
+    "kda": KDAConfig(num_heads=2, head_v_dim=12, chunk_size=16),
     "delta_product": DeltaProductConfig(num_heads=2, num_householder=2, chunk_size=16),
     "gla": GLAConfig(num_heads=2, conv_size=3, decay_temperature=2.0, chunk_size=16),
     "retnet": RetNetConfig(num_heads=2, chunk_size=16),
