@@ -53,6 +53,7 @@ MIXER = {  # given to every mixer of the pattern that has the option
     "expand": ("int", "channels as a multiple of d_model (mamba)"),
     "state_size": ("int", "numbers that a channel remembers (mamba)"),
     "time_step_rank": ("int", "rank of the map from input to time steps (mamba)"),
+    "widening": ("int", "hidden width as a multiple of d_model (rwkv4_channel_mix)"),
     "feature_map": ("str", "feature map of additive linear attention"),
     "normalize": ("bool", "normaliser of additive linear attention"),
     "output_norm": ("bool", "RMSNorm on additive linear attention's read-out"),

@@ -14,6 +14,12 @@ from deltanet_jax.mixers.kda import KDA, KDAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttention, LinearAttentionConfig
 from deltanet_jax.mixers.mamba import Mamba, MambaConfig
 from deltanet_jax.mixers.retnet import RetNet, RetNetConfig
+from deltanet_jax.mixers.rwkv4 import (
+    RWKV4,
+    RWKV4ChannelMix,
+    RWKV4ChannelMixConfig,
+    RWKV4Config,
+)
 
 MIXERS: dict[str, tuple[type[MixerConfig], type[nnx.Module]]] = {
     "delta_net": (DeltaNetConfig, DeltaNet),
@@ -23,6 +29,8 @@ MIXERS: dict[str, tuple[type[MixerConfig], type[nnx.Module]]] = {
     "gla": (GLAConfig, GLA),
     "retnet": (RetNetConfig, RetNet),
     "mamba": (MambaConfig, Mamba),
+    "rwkv4": (RWKV4Config, RWKV4),
+    "rwkv4_channel_mix": (RWKV4ChannelMixConfig, RWKV4ChannelMix),
     "attention": (AttentionConfig, Attention),
     "linear_attention": (LinearAttentionConfig, LinearAttention),
 }

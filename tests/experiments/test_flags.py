@@ -46,6 +46,7 @@ VALUES = {
     "expand": (MQAR, 3),
     "state_size": (MQAR, 5),
     "time_step_rank": (MQAR, 6),
+    "widening": (MQAR, 3),
     "feature_map": (LINEAR, "relu"),
     "normalize": (LINEAR, False),
     "output_norm": (LINEAR, True),
@@ -100,6 +101,7 @@ TOGETHER = {
     "decay_steps": {"schedule": "wsd"},
     "num_householder": {"layer_pattern": ["delta_product"]},
     **{name: {"layer_pattern": ["mamba"]} for name in ("expand", "state_size", "time_step_rank")},
+    "widening": {"layer_pattern": ["rwkv4_channel_mix"]},
     "decay_rank": {"layer_pattern": ["gla"]},
     "decay_temperature": {"layer_pattern": ["gla"]},
 }

@@ -191,6 +191,31 @@ def mamba(mixer, u):
     return y @ mixer.out_proj.kernel[...]
 
 
+def shifted(mixer, x, name):
+    mix = getattr(mixer.shift, f"mix_{name}")[...][None, None]
+    return mix * x + (1 - mix) * jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+
+
+def rwkv4(mixer, x):
+    """Peng et al. 2023, arXiv:2305.13048, eqs. 11 to 18: one softmax a channel, over all pairs."""
+    r, k, v = (
+        shifted(mixer, x, name) @ getattr(mixer, f"{name}_proj").kernel[...] for name in "rkv"
+    )
+    w, u = jnp.exp(mixer.log_decay_rate[...]), mixer.bonus[...]
+    times = jnp.arange(x.shape[1])
+    distance = (times[:, None] - times[None])[None, :, :, None]
+    weights = jnp.where(distance > 0, -(distance - 1) * w[None, None, None], u[None, None, None])
+    exponents = jnp.where(distance >= 0, weights + k[:, None], -jnp.inf)
+    y = jnp.einsum("bijd,bjd->bid", jax.nn.softmax(exponents, axis=2), v)
+    return (y / (1 + jnp.exp(-r))) @ mixer.out_proj.kernel[...]
+
+
+def rwkv4_channel_mix(mixer, x):
+    """Peng et al. 2023, arXiv:2305.13048, eqs. 19 to 21."""
+    r, k = (shifted(mixer, x, name) @ getattr(mixer, f"{name}_proj").kernel[...] for name in "rk")
+    return (jnp.maximum(k, 0) ** 2 @ mixer.out_proj.kernel[...]) / (1 + jnp.exp(-r))
+
+
 def rotate(y, base=10_000.0):
     """Rotary positions by complex numbers (Su et al. 2021), halves convention."""
     half, length = y.shape[-1] // 2, y.shape[1]
@@ -225,6 +250,8 @@ DEFINITIONS = {
     "gla": gla,
     "retnet": retnet,
     "mamba": mamba,
+    "rwkv4": rwkv4,
+    "rwkv4_channel_mix": rwkv4_channel_mix,
     "attention": attention,
     "linear_attention": linear_attention,
 }

@@ -14,6 +14,7 @@ from deltanet_jax.mixers.kda import KDAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
 from deltanet_jax.mixers.mamba import MambaConfig
 from deltanet_jax.mixers.retnet import RetNetConfig
+from deltanet_jax.mixers.rwkv4 import RWKV4ChannelMixConfig, RWKV4Config
 from deltanet_jax.model import LanguageModel, ModelConfig
 from experiments.tasks.mqar.task import MQARConfig
 
@@ -37,6 +38,8 @@ MIXERS = {
     "gla": GLAConfig(num_heads=2, conv_size=3, decay_temperature=2.0, chunk_size=16),
     "retnet": RetNetConfig(num_heads=2, chunk_size=16),
     "mamba": MambaConfig(state_size=3, chunk_size=16),
+    "rwkv4": RWKV4Config(),
+    "rwkv4_channel_mix": RWKV4ChannelMixConfig(widening=3),
     "attention": AttentionConfig(num_heads=4, num_kv_heads=2),
     "attention-window": AttentionConfig(num_heads=2, window=5),
     "linear_attention": LinearAttentionConfig(num_heads=2, chunk_size=16),
