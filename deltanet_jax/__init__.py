@@ -11,6 +11,7 @@ from deltanet_jax.mixers.delta_net import DeltaNetConfig as DeltaNetConfig
 from deltanet_jax.mixers.delta_product import DeltaProductConfig as DeltaProductConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig as GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLAConfig as GLAConfig
+from deltanet_jax.mixers.hyena import HyenaConfig as HyenaConfig
 from deltanet_jax.mixers.kda import KDAConfig as KDAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig as LinearAttentionConfig
 from deltanet_jax.mixers.mamba import MambaConfig as MambaConfig

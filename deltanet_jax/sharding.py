@@ -28,6 +28,8 @@ LOGICAL_AXES = {"vocab": "tensor", "heads": "tensor", "hidden": "tensor", "embed
 # End of a weight's path -> its logical axes, without the layer axis that `period` weights have.
 WEIGHTS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed/embedding", ("vocab", "embed")),
+    (r"filter/layers/\d/kernel", (None, None)),
+    (r"filter/(frequency|skip)", (None,)),
     (r"head/kernel", ("embed", "vocab")),
     (r"(q|k|v)_heads/proj/kernel", ("embed", "heads")),
     (r"(q|k|v|r|gate|in)_proj/kernel", ("embed", "heads")),

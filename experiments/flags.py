@@ -54,6 +54,9 @@ MIXER = {  # given to every mixer of the pattern that has the option
     "state_size": ("int", "numbers that a channel remembers (mamba)"),
     "time_step_rank": ("int", "rank of the map from input to time steps (mamba)"),
     "widening": ("int", "hidden width as a multiple of d_model (rwkv4_channel_mix)"),
+    "filter_length": ("int", "tokens over which filters decay (hyena)"),
+    "filter_hidden": ("int", "width of the filters' network (hyena)"),
+    "filter_bands": ("int", "frequencies of the filters' positional features (hyena)"),
     "feature_map": ("str", "feature map of additive linear attention"),
     "normalize": ("bool", "normaliser of additive linear attention"),
     "output_norm": ("bool", "RMSNorm on additive linear attention's read-out"),
@@ -339,13 +342,12 @@ def _pattern(kinds: tuple[str, ...], old: tuple[MixerConfig, ...]) -> tuple[Mixe
         if kind not in MIXERS:
             raise ValueError(f"layer_pattern: wanted mixers of {sorted(MIXERS)}, got {kind!r}")
     known = {mixer.kind: mixer for mixer in old}
-    heads = [mixer.num_heads for mixer in old if hasattr(mixer, "num_heads")][:1]
+    heads = getattr(old[0], "num_heads", None)
 
     def default(kind: str) -> MixerConfig:
         config = MIXERS[kind][0]()
-        return (
-            config.replace(num_heads=heads[0]) if heads and hasattr(config, "num_heads") else config
-        )
+        own = getattr(config, "num_heads", None)  # None: no heads, or as many as channels
+        return config if None in (own, heads) else config.replace(num_heads=heads)
 
     return tuple(known.get(kind) or default(kind) for kind in kinds)
 

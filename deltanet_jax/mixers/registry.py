@@ -10,6 +10,7 @@ from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
 from deltanet_jax.mixers.delta_product import DeltaProduct, DeltaProductConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNet, GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLA, GLAConfig
+from deltanet_jax.mixers.hyena import Hyena, HyenaConfig
 from deltanet_jax.mixers.kda import KDA, KDAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttention, LinearAttentionConfig
 from deltanet_jax.mixers.mamba import Mamba, MambaConfig
@@ -31,6 +32,7 @@ MIXERS: dict[str, tuple[type[MixerConfig], type[nnx.Module]]] = {
     "mamba": (MambaConfig, Mamba),
     "rwkv4": (RWKV4Config, RWKV4),
     "rwkv4_channel_mix": (RWKV4ChannelMixConfig, RWKV4ChannelMix),
+    "hyena": (HyenaConfig, Hyena),
     "attention": (AttentionConfig, Attention),
     "linear_attention": (LinearAttentionConfig, LinearAttention),
 }

@@ -98,7 +98,9 @@ def test_outputs_and_gradients_agree_with_the_definition_in_float64(name):
 def test_causality_by_gradient(name):
     built, args = widened(name, jnp.cos(3 * inputs()).at[:, 12:].set(0))
     gradient = built.derive(False, *args)[2]
-    assert (gradient[:, 12:] == 0).all()
+    # A Fourier transform adds up what cancels.
+    noise = 1e-12 if MIXERS[name].kind == "hyena" else 0
+    assert (jnp.abs(gradient[:, 12:]) <= noise).all()
     assert (jnp.abs(gradient[:, :12]).max(axis=-1) > 0).all()
 
 

@@ -216,6 +216,26 @@ def rwkv4_channel_mix(mixer, x):
     return (jnp.maximum(k, 0) ** 2 @ mixer.out_proj.kernel[...]) / (1 + jnp.exp(-r))
 
 
+def hyena(mixer, x):
+    """Poli et al. 2023, arXiv:2302.10866: y = H(u) v, H the product of gates and Toeplitz matrices;
+    with heads Massaroli et al. 2023, arXiv:2310.18780, section 4."""
+    q, k, v = queries_keys_values(mixer, x)
+    config, heads, length = mixer.config, q.shape[2], x.shape[1]
+    times = (jnp.arange(length) / config.filter_length)[:, None]
+    angles = 2 * jnp.pi * times * jnp.arange(1, config.filter_bands + 1)[None]
+    y = jnp.concatenate([times, jnp.cos(angles), jnp.sin(angles)], axis=1)
+    for layer in mixer.filter.layers[:-1]:
+        y = jnp.sin(mixer.filter.frequency[...][None] * (y @ layer.kernel[...]))
+    rates = jnp.log(100.0) / jnp.array([1.5, 0.3])
+    rates = rates[0] + (rates[1] - rates[0]) * jnp.arange(heads) / (heads - 1)
+    h = y @ mixer.filter.layers[-1].kernel[...] * jnp.exp(-times * rates[None])
+    h = h + (times == 0) * mixer.filter.skip[...][None]
+    distance = jnp.arange(length)[:, None] - jnp.arange(length)[None]
+    toeplitz = jnp.where((distance >= 0)[:, :, None], h[jnp.maximum(distance, 0)], 0)
+    o = jnp.einsum("ijh,bihk,bjhk,bjhv->bihv", toeplitz, q, k, v)
+    return o.reshape(x.shape) @ mixer.out_proj.kernel[...]
+
+
 def rotate(y, base=10_000.0):
     """Rotary positions by complex numbers (Su et al. 2021), halves convention."""
     half, length = y.shape[-1] // 2, y.shape[1]
@@ -252,6 +272,7 @@ DEFINITIONS = {
     "mamba": mamba,
     "rwkv4": rwkv4,
     "rwkv4_channel_mix": rwkv4_channel_mix,
+    "hyena": hyena,
     "attention": attention,
     "linear_attention": linear_attention,
 }

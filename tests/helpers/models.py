@@ -10,6 +10,7 @@ from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.mixers.delta_product import DeltaProductConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLAConfig
+from deltanet_jax.mixers.hyena import HyenaConfig
 from deltanet_jax.mixers.kda import KDAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
 from deltanet_jax.mixers.mamba import MambaConfig
@@ -40,6 +41,10 @@ MIXERS = {
     "mamba": MambaConfig(state_size=3, chunk_size=16),
     "rwkv4": RWKV4Config(),
     "rwkv4_channel_mix": RWKV4ChannelMixConfig(widening=3),
+    "hyena": HyenaConfig(filter_length=16, filter_hidden=8, filter_bands=2),
+    "hyena-heads": HyenaConfig(
+        num_heads=4, conv_size=0, filter_length=64, filter_hidden=8, filter_bands=2
+    ),
     "attention": AttentionConfig(num_heads=4, num_kv_heads=2),
     "attention-window": AttentionConfig(num_heads=2, window=5),
     "linear_attention": LinearAttentionConfig(num_heads=2, chunk_size=16),
