@@ -259,6 +259,18 @@ def define_train_benchmark_flags() -> None:
     flags.DEFINE_string("case", None, "internal: the case of a process, as JSON")
 
 
+def define_mixers_benchmark_flags() -> None:
+    """The flags of experiments.benchmarks.mixers."""
+    flags.DEFINE_list("mixers", list(MIXERS), "mixers to time, with their default options")
+    flags.DEFINE_integer("rows", 8, "sequences", lower_bound=1)
+    flags.DEFINE_integer("columns", 4096, "tokens a sequence", lower_bound=1)
+    flags.DEFINE_integer("d_model", 1024, MODEL["d_model"][1], lower_bound=1)
+    flags.DEFINE_integer("repetitions", 30, "timed calls of each", lower_bound=1)
+    flags.DEFINE_float("max_seconds", 20.0, "fewer repetitions than take this long", 0.0)
+    flags.DEFINE_string("record_dir", "", "folder of records; empty records nothing")
+    flags.DEFINE_string("commit", "", "recorded commit where there is no git repository")
+
+
 def define_faults_flags() -> None:
     """The flags of experiments.faults.run."""
     flags.DEFINE_list("faults", None, "kinds of faults to cause; all by default")
