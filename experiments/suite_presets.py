@@ -3,8 +3,8 @@
 """Named runs of the synthetic suites, made from their grids.
 
 Every name is one setting of a protocol, with DeltaNet as mixer unless the name ends in another. Yet
-other mixers by --layer_pattern, learning rates, weight decays and seeds by experiments.sweep. For a GPU; the README of each task's
-folder has the published numbers. None has been run to the end by us yet.
+others by --layer_pattern; learning rates, weight decays and seeds by experiments.sweep. For a GPU;
+the README of each task's folder has the published numbers. None has been run to the end by us yet.
 """
 
 import functools
@@ -111,7 +111,8 @@ def regbench(num_train_examples: int, mlp_hidden_size: int, *mixers: MixerConfig
     2.5K, 5K, 10K and 20K automata: with convolutions 81.3, 87.3, 88.8, 93.1 %, without 79.0, 85.2,
     85.1, 92.8 %; Transformer++ 92.7, 94.0, 95.0, 95.5; GLA with convolutions 60.4, 85.5, 89.8,
     92.9, without 52.5, 81.4, 89.7, 92.9; Mamba with its convolution 84.2, 89.1, 90.9, 91.9, without
-    52.1, 52.5, 57.2, 57.4. Only DeltaNet's two heads and width 320 and attention's 512 are published.
+    52.1, 52.5, 57.2, 57.4. Only DeltaNet's two heads and the widths 320 and attention's 512 are
+    published.
     """
     task = RegBenchConfig(num_train_examples=num_train_examples)
     return RunConfig(

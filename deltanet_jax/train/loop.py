@@ -45,7 +45,7 @@ from deltanet_jax.train.step import (
 )
 from deltanet_jax.train.step_reader import StepReader
 from deltanet_jax.train.stop import Interrupted, Stop
-from deltanet_jax.train.task import Task, fingerprint
+from deltanet_jax.train.task import Task, fingerprint, predictions_per_row
 from deltanet_jax.train.watchdog import Watchdog
 from pallas_kernels._common.timing import machine_info
 
@@ -65,7 +65,13 @@ class Trainer:
         finite_gradients: (state, batch) -> for every weight whether its gradient is finite.
     """
 
-    def __init__(self, model_config: ModelConfig, config: TrainConfig, devices=None):
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        devices=None,
+        per_row: int | None = None,
+    ):
         self.model_config = model_config
         self.mesh = sharding.make_mesh(config.mesh, devices)
         sharding.check_batch_size(config.batch_size, config.accumulation_steps, self.mesh)
@@ -73,6 +79,7 @@ class Trainer:
         loss_sizes = {
             "positions": -(-config.loss_chunk_tokens // rows),
             "pieces": self.mesh.shape[sharding.SEQUENCE],
+            "per_row": per_row,
         }
         graph = model_graph(model_config)
         optimizer = make_optimizer(config.optimizer, config.num_steps)
@@ -154,7 +161,7 @@ def train(
         raise ValueError(
             f"vocab_size: wanted the task's {task.vocab_size}, got {model_config.vocab_size}"
         )
-    trainer = Trainer(model_config, config)
+    trainer = Trainer(model_config, config, per_row=predictions_per_row(task))
     if record is None:
         record = {"model": model_config.to_dict(), "train": config.to_dict()}
     stop = stop or Stop()

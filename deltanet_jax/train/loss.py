@@ -25,6 +25,7 @@ def cross_entropy_sums(
     *,
     positions: int,
     pieces: int = 1,
+    per_row: int | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Weighted sums, in float32, of the cross-entropies and of correct predictions of a batch.
 
@@ -35,25 +36,40 @@ def cross_entropy_sums(
         weights: of every prediction; not differentiated.
         positions: columns of a piece whose logits exist at a time.
         pieces: of the sequence, each on devices of its own; gone through side by side. Divides T.
+        per_row: a promise that no row has more predictions of weight > 0. The others' logits are
+            then not computed (not of a sequence in several pieces); None promises nothing.
     Returns:
         (sum of weight * cross-entropy in nats, sum of weight * [the largest logit is the target]).
         First-order reverse mode; the second has no gradient.
     """
+    if per_row is not None and per_row < features.shape[1] and pieces == 1:
+        features, targets, weights = _heaviest(features, targets, weights, per_row)
     positions = min(positions, features.shape[1] // pieces)
     return _sums(features, kernel, targets, weights, (pieces, positions))
 
 
 def cross_entropy_sums_and_predictions(
-    *arrays: Array, positions: int, pieces: int = 1
+    *arrays: Array, positions: int, pieces: int = 1, per_row: int | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""], Int[Array, "B T"]]:
     """`cross_entropy_sums` and, at every position, the id of the largest logit; for evaluation.
 
-    Takes the same arguments. Not meant to be differentiated: the gradients would not be made chunk
-    by chunk.
+    Takes the same arguments; `per_row` saves nothing here. Not meant to be differentiated: the
+    gradients would not be made chunk by chunk.
     """
+    del per_row
     sizes = pieces, min(positions, arrays[0].shape[1] // pieces)
     (loss, correct), predictions = _scan(*arrays, sizes, gradients=False)
     return loss, correct, predictions
+
+
+def _heaviest(features, targets, weights, count):
+    """Of every row the `count` positions of the largest weights."""
+    _, columns = lax.top_k(weights, count)
+
+    def take(x, columns):  # the gradient is then stored, not added with atomic operations
+        return x.at[columns].get(unique_indices=True, mode="promise_in_bounds")
+
+    return tuple(jax.vmap(take)(x, columns) for x in (features, targets, weights))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -33,7 +33,7 @@ from deltanet_jax.train.step import (
     sum_and_predict,
     train_step,
 )
-from deltanet_jax.train.task import Batch, Task
+from deltanet_jax.train.task import Batch, Task, predictions_per_row
 
 logger = logging.getLogger("deltanet_jax")
 
@@ -66,12 +66,19 @@ class Runs:
         eval_step: (weights, batch) -> (Sums [M], predictions [M, B, T] int32).
     """
 
-    def __init__(self, model: ModelConfig, config: TrainConfig, members: Sequence[Member]):
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: TrainConfig,
+        members: Sequence[Member],
+        per_row: int | None = None,
+    ):
         graph = model_graph(model)
         columns = Member(*(jnp.asarray(column) for column in zip(*members, strict=True)))
         # The logits of all members together are as many as a run of its own may have.
         rows = config.part_size * len(members)
-        loss_sizes = {"positions": max(1, config.loss_chunk_tokens // rows)}
+        positions = max(1, config.loss_chunk_tokens // rows)
+        loss_sizes = {"positions": positions, "per_row": per_row}
 
         def optimizer(member: Member) -> optax.GradientTransformation:
             return make_optimizer(
@@ -194,7 +201,7 @@ def train_members(
     table = RunTable(workdir / "runs.jsonl")
     if all(table.finished(member, config.num_steps) for member in members):
         return
-    runs = Runs(model, config, members)
+    runs = Runs(model, config, members, predictions_per_row(task))
     data = iter(task.train_dataset(config.batch_size))
     with Checkpoints(workdir / "checkpoints" / name, 1) as checkpoints:
         step = checkpoints.newest()

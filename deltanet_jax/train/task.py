@@ -45,6 +45,21 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class CountsPredictions(Protocol):
+    """A task that knows how many predictions of a row count, of any row, to train or held out.
+
+    Where those are few, as in recall, most of a small model's step would go into other logits.
+    """
+
+    predictions_per_row: int
+
+
+def predictions_per_row(task: Task) -> int | None:
+    """The most weights > 0 of a row, None if the task does not know."""
+    return task.predictions_per_row if isinstance(task, CountsPredictions) else None
+
+
+@runtime_checkable
 class ScoresPredictions(Protocol):
     """A task whose figures need the predictions themselves, not only how many are right."""
 

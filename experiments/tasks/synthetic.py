@@ -63,10 +63,17 @@ class BatchSource:
 
 
 class SyntheticTask:
-    """Batches from two sets of arrays, one to train on and one held out, [N, T] each."""
+    """Batches from two sets of arrays, one to train on and one held out, [N, T] each.
+
+    Attributes:
+        predictions_per_row: the most weights > 0 of any row.
+    """
 
     def __init__(self, vocab_size: int, data_seed: int, train: Batch, held_out: Batch):
         self.vocab_size = vocab_size
+        self.predictions_per_row = max(
+            int(np.count_nonzero(arrays["weights"], axis=1).max()) for arrays in (train, held_out)
+        )
         self._data_seed = data_seed
         self._train, self._held_out = train, held_out
 

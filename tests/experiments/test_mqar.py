@@ -150,3 +150,10 @@ def test_impossible_settings_are_refused(change, message):
     values = {"vocab_size": 64, "seq_len": 32, "num_kv_pairs": 4} | change
     with pytest.raises(ValueError, match=message):
         MQARConfig(**values)
+
+
+def test_as_many_predictions_of_a_row_count_as_there_are_pairs():
+    task = small_task(num_kv_pairs=3, seq_len=16).make()
+    assert task.predictions_per_row == 3
+    batch = next(iter(task.train_dataset(8)))
+    assert ((batch["weights"] > 0).sum(axis=1) == 3).all()

@@ -26,10 +26,15 @@ def whole(features, kernel, targets, weights):
     return jnp.sum(losses * weights), jnp.sum((jnp.argmax(logits, -1) == targets) * weights)
 
 
-@pytest.mark.parametrize(("positions", "pieces"), [(1, 1), (5, 1), (100, 1), (3, 2)])
-def test_values_and_gradients(positions, pieces):
+@pytest.mark.parametrize(
+    ("positions", "pieces", "per_row"),
+    [(1, 1, None), (5, 1, 14), (100, 1, None), (3, 2, 13), (5, 1, 13)],
+)
+def test_values_and_gradients(positions, pieces, per_row):
+    """13 predictions of a row count at most, 14 positions there are."""
     features, kernel, targets, weights = make_inputs(length=14)
-    sizes = {"positions": positions, "pieces": pieces}
+    weights = weights.at[:, 5].set(0)
+    sizes = {"positions": positions, "pieces": pieces, "per_row": per_row}
 
     def gradients(sums):
         def mean(features, kernel):
@@ -48,6 +53,19 @@ def test_values_and_gradients(positions, pieces):
     )
     assert sums == list(undifferentiated)
     assert (predictions == jnp.argmax(features @ kernel, axis=-1)).all()
+
+
+def test_logits_of_predictions_that_do_not_count_are_not_computed():
+    """A product's operations grow with `per_row`; a promise that is broken gives another loss."""
+    args = make_inputs(length=64, vocab_size=500)
+
+    def flops(per_row):
+        run = jax.jit(lambda *args: cross_entropy_sums(*args, positions=64, per_row=per_row))
+        return run.lower(*args).compile().cost_analysis()["flops"]
+
+    assert flops(8) < 0.2 * flops(None)
+    broken, _ = cross_entropy_sums(*args, positions=64, per_row=8)
+    assert broken < 0.5 * whole(*args)[0]
 
 
 def test_bfloat16_features_are_summed_in_float32():

@@ -38,8 +38,8 @@ class Crash(Exception):
 def compiled_once():
     """The same programs for every sweep of this file."""
     with pytest.MonkeyPatch.context() as patch:
-        made = functools.cache(lambda model, config, members: Runs(model, config, members))
-        patch.setattr(sweep, "Runs", lambda m, c, members: made(m, c, tuple(members)))
+        made = functools.cache(Runs)
+        patch.setattr(sweep, "Runs", lambda m, c, members, n: made(m, c, tuple(members), n))
         yield
 
 
@@ -89,7 +89,7 @@ def test_a_member_is_the_run_of_its_own(swept, tmp_path, monkeypatch):
 
 
 def changed(task, **changes):
-    names = ("vocab_size", "train_dataset", "eval_dataset", "metrics")
+    names = ("vocab_size", "predictions_per_row", "train_dataset", "eval_dataset", "metrics")
     return types.SimpleNamespace(**({name: getattr(task, name) for name in names} | changes))
 
 
