@@ -14,9 +14,8 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels._common import chunking
 from pallas_kernels._common.decay import decay_between, decay_from_start, decay_to_end
 from pallas_kernels._common.precision import matmul, state_dtype
-from pallas_kernels._common.segments import chunk_masks, lower, only
+from pallas_kernels._common.segments import chunk_masks
 from pallas_kernels.delta_rule import chunked as delta_rule
-from pallas_kernels.delta_rule import wy
 from pallas_kernels.gated_linear_attention.chunked import decayed_scores
 
 
@@ -76,28 +75,18 @@ def _prepare_by_channel(q, k, v, g, beta, segments, *, scale, chunk_size) -> del
     q, k, v, g, beta = (chunking.split_heads(x, chunk_size) for x in (q, k, v, g, beta))
     beta = beta[..., None].astype(wide)
     masks = None if segments is None else chunk_masks(segments, chunk_size)
-    q_wide, k_wide = q.astype(wide), k.astype(wide)
-    gram = decayed_scores(k_wide, k_wide, g, input_dtype=dtype)
-    tril_inverse = wy.unit_lower_inverse(lower(beta * gram, masks, strict=True))
-    scores = scale * decayed_scores(q_wide, k_wide, g, input_dtype=dtype)
     from_start = decay_from_start(g)
-    q_reads, k_reads, k_writes = q * from_start, k * from_start, k * decay_to_end(g)
-    if masks is not None:
-        q_reads, k_reads = only(q_reads, masks.reads), only(k_reads, masks.reads)
-        k_writes = only(k_writes, masks.writes)
-    return delta_rule.Chunks(
-        q=q,
-        k=k,
-        v=v,
-        beta=beta,
-        gram=gram,
-        tril_inverse=tril_inverse,
-        scores=lower(scores, masks, strict=False),
-        w=matmul("...ij,...jk->...ik", tril_inverse, beta * k_reads, input_dtype=dtype),
-        u=matmul("...ij,...jv->...iv", tril_inverse, beta * v, input_dtype=dtype),
-        q_reads=q_reads,
-        k_reads=k_reads,
-        k_writes=k_writes,
+    q_wide, k_wide = q.astype(wide), k.astype(wide)
+    return delta_rule.assemble(
+        q,
+        k,
+        v,
+        beta,
+        gram=decayed_scores(k_wide, k_wide, g, input_dtype=dtype),
+        scores=scale * decayed_scores(q_wide, k_wide, g, input_dtype=dtype),
+        q_reads=q * from_start,
+        k_reads=k * from_start,
+        k_writes=k * decay_to_end(g),
         masks=masks,
         decay=from_start[..., -1, :, None],
     )

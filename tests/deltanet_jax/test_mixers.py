@@ -27,7 +27,12 @@ CONTEXT = Context(
     param_dtype=jnp.float32,
 )
 LENGTH = 21
-every_mixer = pytest.mark.parametrize("name", MIXERS)
+# Compiled for long; what they have in common with others is tested there, and their recurrences in
+# tests/pallas_kernels.
+SLOW = ("kda", "rwkv4", "rwkv4_channel_mix", "hyena")
+every_mixer = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MIXERS]
+)
 # Definitions need it; everything else must be float32 all the same.
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The selective scan: chunks against the recurrence in float64, and wrong recurrences."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 
 from pallas_kernels import selective_scan, selective_scan_step
 from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
-from tests.helpers.operators import random_segments
+from tests.helpers.operators import outputs_and_gradients, random_segments
 
 
 def make_args(length, dtype, sizes=(2, 6, 4)):
@@ -47,20 +45,11 @@ def chunked(x, dt, a, b, c, state, ids=None):
     return selective_scan(x, dt, a, b, c, initial_state=state, segment_ids=ids, chunk_size=16)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def outputs_and_gradients(function, args, cotangents, ids):
-    out, vjp = jax.vjp(lambda *args: function(*args, ids), *args)
-    return (*out, *vjp(cotangents))
-
-
 @pytest.mark.parametrize(
     ("dtype", "segments"),
-    [
-        pytest.param("float64", False, marks=pytest.mark.slow),
-        ("float32", True),
-        pytest.param("bfloat16", True, marks=pytest.mark.slow),
-    ],
+    [("float64", False), ("float32", True), ("bfloat16", True)],
 )
+@pytest.mark.slow
 def test_outputs_and_gradients_agree_with_the_recurrence(x64, dtype, segments):
     """Two blocks of sixteen chunks, the last not full."""
     args = make_args(270, dtype)
