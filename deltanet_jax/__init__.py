@@ -12,8 +12,13 @@ from deltanet_jax.mixers.delta_net import DeltaNetConfig as DeltaNetConfig
 from deltanet_jax.mixers.delta_product import DeltaProductConfig as DeltaProductConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig as GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLAConfig as GLAConfig
+from deltanet_jax.mixers.hyena import HyenaConfig as HyenaConfig
+from deltanet_jax.mixers.kda import KDAConfig as KDAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig as LinearAttentionConfig
+from deltanet_jax.mixers.mamba import MambaConfig as MambaConfig
 from deltanet_jax.mixers.retnet import RetNetConfig as RetNetConfig
+from deltanet_jax.mixers.rwkv4 import RWKV4ChannelMixConfig as RWKV4ChannelMixConfig
+from deltanet_jax.mixers.rwkv4 import RWKV4Config as RWKV4Config
 from deltanet_jax.model import LanguageModel as LanguageModel
 from deltanet_jax.model import ModelConfig as ModelConfig
 from deltanet_jax.presets import deltanet_1b3 as deltanet_1b3

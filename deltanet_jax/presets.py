@@ -1,9 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Named model configs of the paper (Yang et al. 2024, arXiv:2406.06484, section 4.2)."""
+"""Named model configs of the paper (Yang et al. 2024, arXiv:2406.06484, section 4.2).
+
+Every row of its main table is here at both sizes; so are hybrids with Gated DeltaNet. What the
+paper does not state (heads of the attention layers, windows, RetNet's feed-forward width) is ours
+to choose, so that state sizes are the paper's and all models of a size have about as many weights.
+"""
 
 from deltanet_jax.mixers.attention import AttentionConfig
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
+from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig
+from deltanet_jax.mixers.gla import GLAConfig
+from deltanet_jax.mixers.mamba import MambaConfig
+from deltanet_jax.mixers.retnet import RetNetConfig
 from deltanet_jax.model import ModelConfig
 
 DELTA_NET_1B3 = DeltaNetConfig(num_heads=16, residuals="save")
@@ -36,26 +45,59 @@ def deltanet_1b3() -> ModelConfig:
     )
 
 
-def deltanet_1b3_swa() -> ModelConfig:
-    """The 1.3B model with every second layer a sliding window of 2048 tokens.
+def main_table(size: ModelConfig) -> dict[str, ModelConfig]:
+    """The models of the paper's main table, shaped like its DeltaNet, `size`; and Gated DeltaNets.
 
-    The paper gives no window; 2048 is its training context's length and ours to choose.
+    RetNet (a state of 512 numbers a feature) and Gated DeltaNet have wider mixers and so narrower
+    feed-forward layers; Mamba has none and twice as many layers; GLA has 4 heads at both sizes. The
+    paper gives no window: 2048 is its training context's length. Global attention is at layers 2
+    and N/2 + 1, counted from 1. Gated DeltaNet's hybrid has attention in every fourth layer.
     """
-    return deltanet_1b3().replace(
-        layer_pattern=(DELTA_NET_1B3, AttentionConfig(num_heads=16, window=2048))
-    )
+    (delta_net,) = size.layer_pattern
+    heads, width = delta_net.num_heads, size.d_model
+    attention = AttentionConfig(num_heads=heads)
+    gated = GatedDeltaNetConfig(num_heads=heads)
+    two_global = [delta_net] * size.num_layers
+    two_global[1] = two_global[size.num_layers // 2] = attention
+
+    def of(*pattern, **changes) -> ModelConfig:
+        return size.replace(layer_pattern=pattern, **changes)
+
+    def hidden(share: float) -> int:
+        return 256 * -(-int(share * width) // 256)
+
+    twice = 2 * size.num_layers
+    return {
+        "transformer": of(attention),
+        "retnet": of(RetNetConfig(num_heads=width // 256), mlp_hidden_size=hidden(4 / 3)),
+        "mamba": of(MambaConfig(), num_layers=twice, scan_unroll=twice, mlp_hidden_size=0),
+        "gla": of(GLAConfig(num_heads=4)),
+        "gla_conv": of(GLAConfig(num_heads=4, conv_size=4)),
+        "deltanet_no_conv": of(delta_net.replace(conv_size=0)),
+        "deltanet": size,
+        "deltanet_swa": of(delta_net, attention.replace(window=2048)),
+        "deltanet_global": of(*two_global),
+        "deltanet_l1_elu": of(delta_net.replace(qk_norm="l1", qk_activation="elu_plus_one")),
+        "deltanet_l2_elu": of(delta_net.replace(qk_activation="elu_plus_one")),
+        "deltanet_l2_relu": of(delta_net.replace(qk_activation="relu")),
+        "gated_deltanet": of(gated, mlp_hidden_size=hidden(7 / 3)),
+        "gated_deltanet_attention": of(gated, gated, gated, attention, mlp_hidden_size=hidden(2.4)),
+    }
+
+
+def deltanet_1b3_swa() -> ModelConfig:
+    """The 1.3B model with every second layer a sliding window of 2048 tokens."""
+    return main_table(deltanet_1b3())["deltanet_swa"]
 
 
 def deltanet_1b3_global() -> ModelConfig:
     """The 1.3B model with global attention at layers 2 and N/2 + 1, counted from 1."""
-    pattern = [DELTA_NET_1B3] * 24
-    pattern[1] = pattern[12] = AttentionConfig(num_heads=16)
-    return deltanet_1b3().replace(layer_pattern=tuple(pattern))
+    return main_table(deltanet_1b3())["deltanet_global"]
 
 
 def transformer_1b3() -> ModelConfig:
     """Transformer++ of the same shape: rotary softmax attention and SwiGLU."""
-    return deltanet_1b3().replace(layer_pattern=(AttentionConfig(num_heads=16),))
+    return main_table(deltanet_1b3())["transformer"]
 
 
 def deltanet_3b() -> ModelConfig:

@@ -49,8 +49,15 @@ MIXER = {  # given to every mixer of the pattern that has the option
     "allow_neg_eigval": ("bool", "beta of the DeltaNets in (0, 2)"),
     "output_gate": ("bool", "gate the read-out of the DeltaNets"),
     "num_householder": ("int", "steps of the delta rule a token (delta_product)"),
-    "decay_rank": ("int", "rank of the map from input to decays (gla)"),
+    "decay_rank": ("int", "rank of the map from input to decays (gla, kda)"),
     "decay_temperature": ("float", "the larger, the slower the decay at first (gla)"),
+    "expand": ("int", "channels as a multiple of d_model (mamba)"),
+    "state_size": ("int", "numbers that a channel remembers (mamba)"),
+    "time_step_rank": ("int", "rank of the map from input to time steps (mamba)"),
+    "widening": ("int", "hidden width as a multiple of d_model (rwkv4_channel_mix)"),
+    "filter_length": ("int", "tokens over which filters decay (hyena)"),
+    "filter_hidden": ("int", "width of the filters' network (hyena)"),
+    "filter_bands": ("int", "frequencies of the filters' positional features (hyena)"),
     "feature_map": ("str", "feature map of additive linear attention"),
     "normalize": ("bool", "normaliser of additive linear attention"),
     "output_norm": ("bool", "RMSNorm on additive linear attention's read-out"),
@@ -337,8 +344,14 @@ def _pattern(kinds: tuple[str, ...], old: tuple[MixerConfig, ...]) -> tuple[Mixe
         if kind not in MIXERS:
             raise ValueError(f"layer_pattern: wanted mixers of {sorted(MIXERS)}, got {kind!r}")
     known = {mixer.kind: mixer for mixer in old}
-    heads = old[0].num_heads
-    return tuple(known.get(kind) or MIXERS[kind][0](num_heads=heads) for kind in kinds)
+    heads = getattr(old[0], "num_heads", None)
+
+    def default(kind: str) -> MixerConfig:
+        config = MIXERS[kind][0]()
+        own = getattr(config, "num_heads", None)  # None: no heads, or as many as channels
+        return config if None in (own, heads) else config.replace(num_heads=heads)
+
+    return tuple(known.get(kind) or default(kind) for kind in kinds)
 
 
 def _with_options(

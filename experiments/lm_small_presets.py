@@ -26,6 +26,7 @@ from deltanet_jax.mixers.base import MixerConfig
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLAConfig
+from deltanet_jax.mixers.mamba import MambaConfig
 from deltanet_jax.mixers.retnet import RetNetConfig
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
@@ -54,16 +55,19 @@ class Shape(NamedTuple):
         layer_pattern: as in `ModelConfig`.
         mlp_hidden_size: makes up for larger mixers.
         title: in the report.
+        num_layers: twice as many where a layer is a mixer alone.
     """
 
     layer_pattern: tuple[MixerConfig, ...]
     mlp_hidden_size: int
     title: str
+    num_layers: int = LAYERS
 
 
 MODELS: dict[str, Shape] = {
     "transformer_pp": Shape((ATTENTION,), 2816, "Transformer++"),
     "retnet": Shape((RetNetConfig(num_heads=8),), 1472, "RetNet (no conv)"),
+    "mamba": Shape((MambaConfig(),), 0, "Mamba", 2 * LAYERS),
     "gla": Shape((GLAConfig(num_heads=4),), 2816, "GLA (no conv)"),
     "delta_net_no_conv": Shape((DELTA_NET.replace(conv_size=0),), 2816, "DeltaNet (no conv)"),
     "delta_net": Shape((DELTA_NET,), 2816, "DeltaNet (conv)"),
@@ -95,13 +99,13 @@ def lm_small(shape: Shape, tokens: float) -> RunConfig:
         model=ModelConfig(
             vocab_size=32_000,
             d_model=1024,
-            num_layers=LAYERS,
+            num_layers=shape.num_layers,
             layer_pattern=shape.layer_pattern,
             mlp_hidden_size=shape.mlp_hidden_size,
             tie_embeddings=True,
             compute_dtype="bfloat16",
             remat="arguments",
-            scan_unroll=LAYERS // len(shape.layer_pattern),
+            scan_unroll=shape.num_layers // len(shape.layer_pattern),
         ),
         task=TokensConfig(
             vocab_size=32_000,

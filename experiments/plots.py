@@ -139,6 +139,17 @@ def save_throughput_plot(path: Path, curves: dict[str, dict[int, float]]) -> Pat
     return path
 
 
+def save_mixers_plot(path: Path, speeds: dict[str, float]) -> Path:
+    """Tokens a second by mixer, as bars from the first on."""
+    figure, axes = _figure()
+    axes.barh(list(speeds), [speed / 1e6 for speed in speeds.values()], color=COLOURS[0])
+    axes.invert_yaxis()
+    axes.set_xlabel("million tokens a second through one layer, forward and backward")
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
 def save_recurrent_plot(
     path: Path, measured: dict[int, dict[str, float]], paper: dict[int, float]
 ) -> Path:

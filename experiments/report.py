@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib
 
 from deltanet_jax.train.metrics import read_metrics
+from experiments.benchmarks.mixers_tables import mixers_speed_section, save_mixers_picture
 from experiments.benchmarks.tables import kernels_section, save_pictures
 from experiments.benchmarks.train_tables import save_training_picture, training_section
 from experiments.compare import table as compare_table
@@ -113,6 +114,7 @@ def faults_section() -> str:
 SECTIONS = {
     "README.md": {
         "mixers": mixers_section,
+        "mixers_speed": mixers_speed_section,
         "kernels": kernels_section,
         "training": training_section,
         "demo": demo_section,
@@ -146,6 +148,7 @@ def main() -> None:
     save_loss_plot(RESULTS / "language_modeling" / "loss.png", rows)
     save_pictures()
     save_training_picture()
+    save_mixers_picture()
     save_suite_pictures()
     save_lm_small_pictures()
     for document in SECTIONS:

@@ -2,15 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named runs of the synthetic suites, made from their grids.
 
-Every name is one setting of a protocol with DeltaNet as mixer. Other mixers by --layer_pattern,
-learning rates, weight decays and seeds by experiments.sweep. For a GPU; the README of each task's
-folder has the published numbers. None has been run to the end by us yet.
+Every name is one setting of a protocol, with DeltaNet as mixer unless the name ends in another. Yet
+others by --layer_pattern; learning rates, weight decays and seeds by experiments.sweep. For a GPU;
+the README of each task's folder has the published numbers. None has been run to the end by us yet.
 """
 
 import functools
 from collections.abc import Callable, Iterator
 
+from deltanet_jax.mixers.attention import AttentionConfig
+from deltanet_jax.mixers.base import MixerConfig
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
+from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig
+from deltanet_jax.mixers.gla import GLAConfig
+from deltanet_jax.mixers.hyena import HyenaConfig
+from deltanet_jax.mixers.mamba import MambaConfig
+from deltanet_jax.mixers.retnet import RetNetConfig
+from deltanet_jax.mixers.rwkv4 import RWKV4Config
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from experiments.run_config import RunConfig
@@ -37,18 +45,21 @@ def _steps(epochs: int, examples: int, batch_size: int) -> dict[str, int]:
     }
 
 
-def mqar(task: MQARConfig, batch_size: int, d_model: int, conv_size: int) -> RunConfig:
-    """One model of Zoology's MQAR figure: 2 layers, 2 heads, no feed-forward layers, 64 epochs.
+def mqar(task: MQARConfig, batch_size: int, d_model: int, *mixers: MixerConfig) -> RunConfig:
+    """One model of Zoology's MQAR figure: 2 layers, no feed-forward layers, 64 epochs.
 
     The protocol takes the best of the learning rates 1e-4, 4.64e-4, 2.15e-3, 1e-2. The paper
-    reports 100 % for DeltaNet without convolutions at 512 tokens, 64 pairs and every width.
+    reports 100 % for DeltaNet without convolutions at 512 tokens, 64 pairs and every width; of the
+    other models at 64, 128, 256, 512: Mamba 81, 100, 100, 100; GLA 22, 95, 100, 100; RetNet 5, 87,
+    96, 97; RWKV-4 (here its time mix alone, as all are mixers alone) 0, 0, 20, 35; Hyena 0, 0, 12,
+    20. Two heads are DeltaNet's; those of the others are not published.
     """
     return RunConfig(
         model=ModelConfig(
             vocab_size=task.vocab_size,
             d_model=d_model,
             num_layers=2,
-            layer_pattern=(DeltaNetConfig(num_heads=2, conv_size=conv_size),),
+            layer_pattern=mixers,
             mlp_hidden_size=0,
             tie_embeddings=True,
             embed_dropout=0.1,
@@ -61,18 +72,19 @@ def mqar(task: MQARConfig, batch_size: int, d_model: int, conv_size: int) -> Run
     )
 
 
-def mad(task: MADConfig) -> RunConfig:
+def mad(task: MADConfig, *mixers: MixerConfig) -> RunConfig:
     """One setting of MAD by its protocol: width 128, twice mixer and SwiGLU, 200 epochs.
 
     The protocol takes the best of the learning rates 1e-4, 5e-4, 1e-3 and the weight decays 0, 0.1.
     How many heads DeltaNet had is not published; two, as in the paper's other synthetic tasks.
+    Attention's 16, GLA's 8, Mamba's state of 4 are of MAD's published presets.
     """
     return RunConfig(
         model=ModelConfig(
             vocab_size=task.vocab_size,
             d_model=128,
             num_layers=2,
-            layer_pattern=(DeltaNetConfig(num_heads=2),),
+            layer_pattern=mixers,
             mlp_hidden_size=352,
             norm_eps=1e-5,
             bottleneck=task.problem == "compression",
@@ -92,12 +104,15 @@ def mad(task: MADConfig) -> RunConfig:
     )
 
 
-def regbench(num_train_examples: int, conv_size: int) -> RunConfig:
-    """One model of the paper's RegBench figure: 4 layers of width 128, 2 heads, 90 epochs.
+def regbench(num_train_examples: int, mlp_hidden_size: int, *mixers: MixerConfig) -> RunConfig:
+    """One model of the paper's RegBench figure: 4 layers of width 128, 90 epochs.
 
     The published search goes over the learning rates 7e-4, 2.54e-4, 3e-4. The paper reports, for
     2.5K, 5K, 10K and 20K automata: with convolutions 81.3, 87.3, 88.8, 93.1 %, without 79.0, 85.2,
-    85.1, 92.8 %.
+    85.1, 92.8 %; Transformer++ 92.7, 94.0, 95.0, 95.5; GLA with convolutions 60.4, 85.5, 89.8,
+    92.9, without 52.5, 81.4, 89.7, 92.9; Mamba with its convolution 84.2, 89.1, 90.9, 91.9, without
+    52.1, 52.5, 57.2, 57.4. Only DeltaNet's two heads and the widths 320 and attention's 512 are
+    published.
     """
     task = RegBenchConfig(num_train_examples=num_train_examples)
     return RunConfig(
@@ -105,8 +120,8 @@ def regbench(num_train_examples: int, conv_size: int) -> RunConfig:
             vocab_size=task.vocab_size,
             d_model=128,
             num_layers=4,
-            layer_pattern=(DeltaNetConfig(num_heads=2, conv_size=conv_size),),
-            mlp_hidden_size=320,
+            layer_pattern=mixers,
+            mlp_hidden_size=mlp_hidden_size,
             tie_embeddings=True,
         ),
         task=task,
@@ -173,34 +188,71 @@ def needle(seq_len: int) -> RunConfig:
 MQAR_DIFFICULTIES = ((64, 4, 512), (128, 8, 512), (256, 16, 256), (512, 64, 128))
 MQAR_WIDTHS = (64, 128, 256, 512)
 REGBENCH_SIZES = (2_500, 5_000, 10_000, 20_000)
-CONVOLUTIONS = {"": 0, "-conv": 4}
+_CONVS = {"": 0, "-conv": 4}
+DELTA_NETS = {suffix: DeltaNetConfig(num_heads=2, conv_size=n) for suffix, n in _CONVS.items()}
+HYBRID = (DeltaNetConfig(num_heads=2), AttentionConfig(num_heads=2))
+# Models beside DeltaNet, by the suffix of their presets' names.
+MQAR_MODELS: dict[str, MixerConfig] = {
+    "-transformer": AttentionConfig(num_heads=1),
+    "-mamba": MambaConfig(),
+    "-gla": GLAConfig(num_heads=2),
+    "-retnet": RetNetConfig(num_heads=2),
+    "-rwkv4": RWKV4Config(),
+    "-hyena": HyenaConfig(),
+}
+MAD_MODELS: dict[str, tuple[MixerConfig, ...]] = {
+    "-transformer": (AttentionConfig(num_heads=16),),
+    "-mamba": (MambaConfig(state_size=4),),
+    "-gla": (GLAConfig(num_heads=8),),
+    "-hyena": (HyenaConfig(),),
+    "-mh_hyena": (HyenaConfig(num_heads=8),),
+    "-gated_delta_net": (GatedDeltaNetConfig(num_heads=2),),
+    "-hybrid": HYBRID,
+}
+REGBENCH_MODELS: dict[str, tuple[int, tuple[MixerConfig, ...]]] = {
+    **{suffix: (320, (mixer,)) for suffix, mixer in DELTA_NETS.items()},
+    "-transformer": (512, (AttentionConfig(num_heads=2),)),
+    **{
+        f"-gla{suffix}": (320, (GLAConfig(num_heads=2, conv_size=n),))
+        for suffix, n in _CONVS.items()
+    },
+    **{f"-mamba{suffix}": (320, (MambaConfig(conv_size=n),)) for suffix, n in _CONVS.items()},
+    "-hybrid": (320, HYBRID),
+}
 
 
 def _mqar_names() -> Iterator[tuple[str, Callable[[], RunConfig]]]:
-    """mqar/tT-dD, with or without -conv."""
+    """mqar/tT-dD is DeltaNet, with -conv with convolutions; at T = 512 -mamba and others."""
     for seq_len, pairs, batch_size in MQAR_DIFFICULTIES:
         task = MQARConfig(seq_len=seq_len, num_kv_pairs=pairs)
+        models = DELTA_NETS | (MQAR_MODELS if seq_len == MQAR_DIFFICULTIES[-1][0] else {})
         for d_model in MQAR_WIDTHS:
-            for suffix, conv_size in CONVOLUTIONS.items():
-                run = functools.partial(mqar, task, batch_size, d_model, conv_size)
+            for suffix, mixer in models.items():
+                if isinstance(mixer, HyenaConfig):
+                    mixer = mixer.replace(filter_length=seq_len)
+                run = functools.partial(mqar, task, batch_size, d_model, mixer)
                 yield f"mqar/t{seq_len}-d{d_model}{suffix}", run
 
 
 def _mad_names() -> Iterator[tuple[str, Callable[[], RunConfig]]]:
-    """mad/PROBLEM is the baseline, mad/PROBLEM-OPTION-VALUE the setting with one option changed."""
+    """mad/PROBLEM is DeltaNet's baseline, mad/PROBLEM-OPTION-VALUE its setting with one option
+    changed, mad/PROBLEM-MODEL another model's baseline."""
     for problem, (_, changes) in GRID.items():
         names = ["", *("-" + "-".join(map(str, *change.items())) for change in changes)]
-        for name, task in zip(names, settings(problem), strict=True):
-            yield f"mad/{problem}{name}", functools.partial(mad, task)
+        tasks = list(settings(problem))
+        for name, task in zip(names, tasks, strict=True):
+            yield f"mad/{problem}{name}", functools.partial(mad, task, DELTA_NETS["-conv"])
+        for suffix, mixers in MAD_MODELS.items():
+            yield f"mad/{problem}{suffix}", functools.partial(mad, tasks[0], *mixers)
 
 
 SUITE_PRESETS: dict[str, Callable[[], RunConfig]] = {
     **dict(_mqar_names()),
     **dict(_mad_names()),
     **{
-        f"regbench/{size}{suffix}": functools.partial(regbench, size, conv_size)
+        f"regbench/{size}{suffix}": functools.partial(regbench, size, width, *mixers)
         for size in REGBENCH_SIZES
-        for suffix, conv_size in CONVOLUTIONS.items()
+        for suffix, (width, mixers) in REGBENCH_MODELS.items()
     },
     **{
         f"state_tracking/{problem}{suffix}": functools.partial(state_tracking, problem, negative)

@@ -64,7 +64,10 @@ def model_name(model: ModelConfig) -> str:
         name = MIXER_NAMES.get(mixer.kind, mixer.kind)
         if steps := getattr(mixer, "num_householder", 0):
             name += f" of {steps} steps"
-        name += ", conv" if getattr(mixer, "conv_size", 0) else ""
+        if mixer.kind == "hyena":  # always with its convolutions
+            name = name if mixer.num_heads is None else f"MH-{name}"
+        elif getattr(mixer, "conv_size", 0):
+            name += ", conv"
         name += ", beta in (0, 2)" if getattr(mixer, "allow_neg_eigval", False) else ""
         names += [] if name in names else [name]
     return " + ".join(names)

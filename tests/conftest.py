@@ -49,3 +49,11 @@ def x64():
     """float64 for the test that asks for it."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def no_jaxtyping(monkeypatch):
+    """Without jaxtyping's checks, which would catch wrong shapes before the library's own do."""
+    import jaxtyping
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -3,7 +3,6 @@
 """Gated DeltaNet's token mixer: DeltaNet whose memory also decays."""
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
@@ -12,13 +11,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deltanet_jax.layers.linear import linear
+from deltanet_jax.layers.time_step import time_step_bias
 from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
 from deltanet_jax.mixers.recurrent import is_one_step
 from pallas_kernels import gated_delta_rule, gated_delta_rule_step
 
 LARGEST_RATE = 16.0
-TIME_STEPS = (1e-3, 0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,23 +54,36 @@ class GatedDeltaNet(DeltaNet):
         """See recurrent.py."""
         super().make_controls(context, rngs=rngs)
         heads = self.config.num_heads
+        size = self.make_decay_map(context, rngs=rngs)
+        # uniform() may give 0 and never 1; the rate must not be 0.
+        rate = LARGEST_RATE * (1 - jax.random.uniform(rngs.params(), (heads,)))
+        self.A_log = nnx.Param(jnp.log(rate).astype(context.param_dtype))
+        self.dt_bias = nnx.Param(time_step_bias(size, context.param_dtype, rngs))
+
+    def make_decay_map(self, context: Context, *, rngs: nnx.Rngs) -> int:
+        """Makes the weights of `decay_logits`; returns how many there are a token."""
+        heads = self.config.num_heads
         self.decay_proj = linear(
             context.d_model, heads, init_std=context.init_std, **context.kinds(), rngs=rngs
         )
-        # uniform() may give 0 and never 1; the rate must not be 0.
-        rate = LARGEST_RATE * (1 - jax.random.uniform(rngs.params(), (heads,)))
-        low, high = (math.log(step) for step in TIME_STEPS)
-        step = jnp.exp(jax.random.uniform(rngs.params(), (heads,), minval=low, maxval=high))
-        self.A_log = nnx.Param(jnp.log(rate).astype(context.param_dtype))
-        inverse_softplus = step + jnp.log(-jnp.expm1(-step))
-        self.dt_bias = nnx.Param(inverse_softplus.astype(context.param_dtype))
+        return heads
+
+    def decay_logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T decays"]:
+        """What dt_bias is added to."""
+        return self.decay_proj(x)
 
     def log_decay(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H"]:
         """g, in the memory's dtype."""
-        rate = jnp.exp(self.A_log[...].astype(self.memory_dtype))
+        return -self.rates()[None, None] * self.time_steps(x)
+
+    def rates(self) -> Float[Array, " H"]:
+        """exp(A_log), in the memory's dtype."""
+        return jnp.exp(self.A_log[...].astype(self.memory_dtype))
+
+    def time_steps(self, x: Float[Array, "B T D"]) -> Float[Array, "B T decays"]:
+        """softplus(logits + dt_bias), in the memory's dtype."""
         bias = self.dt_bias[...].astype(self.memory_dtype)
-        step = jax.nn.softplus(self.decay_proj(x).astype(self.memory_dtype) + bias[None, None])
-        return -rate[None, None] * step
+        return jax.nn.softplus(self.decay_logits(x).astype(self.memory_dtype) + bias[None, None])
 
     def remember(self, x, q, k, v, *, memory, segment_ids):
         """See recurrent.py."""

@@ -78,8 +78,10 @@ class RecurrentMixer(nnx.Module):
     """q, k, v: Linear -> conv -> activation; memory; norm per head; gate; Linear.
 
     `qkv` are options of `QKVProjection`. `output_norm` is an RMSNorm over V whose weight the heads
-    share, `output_gate` a factor silu(x W_gate) after it.
+    share, `output_gate` a factor gate_activation(x W_gate) after it.
     """
+
+    gate_activation = staticmethod(jax.nn.silu)
 
     def __init__(
         self,
@@ -107,16 +109,19 @@ class RecurrentMixer(nnx.Module):
         )
         self.make_controls(context, rngs=rngs)
         size = config.num_heads * v_dim
-        self.gate_proj = (
-            linear(context.d_model, size, init_std=context.init_std, **kinds)
-            if output_gate
-            else None
-        )
+        self.gate_proj = self.make_gate(context, rngs=rngs) if output_gate else None
         self.out_norm = rms_norm(v_dim, eps=context.norm_eps, **kinds) if output_norm else None
         self.out_proj = linear(size, context.d_model, init_std=context.out_init_std, **kinds)
 
     def make_controls(self, context: Context, *, rngs: nnx.Rngs) -> None:
         """Makes the weights of `remember`; none by default."""
+
+    def make_gate(self, context: Context, *, rngs: nnx.Rngs) -> nnx.Module:
+        """The map to the output gate's logits."""
+        size = self.config.num_heads * self.qkv.head_v_dim
+        return linear(
+            context.d_model, size, init_std=context.init_std, **context.kinds(), rngs=rngs
+        )
 
     def init_memory(self, batch_size: int) -> Any:
         """The empty memory."""
@@ -156,7 +161,7 @@ class RecurrentMixer(nnx.Module):
         if self.out_norm is not None:
             o = self.out_norm(o)
         if self.gate_proj is not None:
-            o = o * jax.nn.silu(self.gate_proj(x)).reshape(o.shape)
+            o = o * self.gate_activation(self.gate_proj(x)).reshape(o.shape)
         y = self.out_proj(o.reshape(*o.shape[:2], -1))
         return y, None if state is None else RecurrentState(convs, memory)
 

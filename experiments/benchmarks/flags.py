@@ -4,7 +4,8 @@
 
 from absl import flags
 
-from experiments.flags import MESH
+from deltanet_jax.mixers.registry import MIXERS
+from experiments.flags import MESH, MODEL
 
 
 def define_benchmark_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -76,3 +77,15 @@ def define_generate_benchmark_flags() -> None:
 def define_fla_logits_flags() -> None:
     """The flags of experiments.benchmarks.fla_logits."""
     flags.DEFINE_list("kinds", None, "kinds of models to compare; all by default")
+
+
+def define_mixers_benchmark_flags() -> None:
+    """The flags of experiments.benchmarks.mixers."""
+    flags.DEFINE_list("mixers", list(MIXERS), "mixers to time, with their default options")
+    flags.DEFINE_integer("rows", 8, "sequences", lower_bound=1)
+    flags.DEFINE_integer("columns", 4096, "tokens a sequence", lower_bound=1)
+    flags.DEFINE_integer("d_model", 1024, MODEL["d_model"][1], lower_bound=1)
+    flags.DEFINE_integer("repetitions", 30, "timed calls of each", lower_bound=1)
+    flags.DEFINE_float("max_seconds", 20.0, "fewer repetitions than take this long", 0.0)
+    flags.DEFINE_string("record_dir", "", "folder of records; empty records nothing")
+    flags.DEFINE_string("commit", "", "recorded commit where there is no git repository")

@@ -39,7 +39,7 @@ class Chunks(NamedTuple):
     k_reads: jax.Array  # k, likewise
     k_writes: jax.Array  # k, zero where the token does not reach the outgoing state
     masks: ChunkMasks | None
-    decay: jax.Array | None  # [N, B, H, 1, 1]: factor on the state that crosses; None is 1
+    decay: jax.Array | None  # [N, B, H, 1 or K, 1]: factor on the state that crosses; None is 1
 
 
 def prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunks:
@@ -49,13 +49,30 @@ def prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunks
     beta = chunking.split_heads(beta, chunk_size)[..., None].astype(state_dtype(dtype))
     masks = None if segments is None else chunk_masks(segments, chunk_size)
 
-    gram = matmul("...ik,...jk->...ij", k, k, input_dtype=dtype)
+    return assemble(
+        q,
+        k,
+        v,
+        beta,
+        gram=matmul("...ik,...jk->...ij", k, k, input_dtype=dtype),
+        scores=scale * matmul("...ik,...jk->...ij", q, k, input_dtype=dtype),
+        q_reads=q,
+        k_reads=k,
+        k_writes=k,
+        masks=masks,
+    )
+
+
+def assemble(
+    q, k, v, beta, *, gram, scores, q_reads, k_reads, k_writes, masks, decay=None
+) -> Chunks:
+    """What follows from products of keys with keys and queries: inverse, w, u, masks. `gram` and
+    `scores` need not be triangular, nor what reads and writes the state masked."""
+    dtype = v.dtype
     tril_inverse = wy.unit_lower_inverse(lower(beta * gram, masks, strict=True))
-    scores = scale * matmul("...ik,...jk->...ij", q, k, input_dtype=dtype)
-    q_reads, k_reads, k_writes = q, k, k
     if masks is not None:
-        q_reads, k_reads = only(q, masks.reads), only(k, masks.reads)
-        k_writes = only(k, masks.writes)
+        q_reads, k_reads = only(q_reads, masks.reads), only(k_reads, masks.reads)
+        k_writes = only(k_writes, masks.writes)
     return Chunks(
         q=q,
         k=k,
@@ -70,7 +87,7 @@ def prepare(q, k, v, beta, segments, *, scale: float, chunk_size: int) -> Chunks
         k_reads=k_reads,
         k_writes=k_writes,
         masks=masks,
-        decay=None,
+        decay=decay,
     )
 
 

@@ -27,7 +27,7 @@ def gated_delta_rule(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
-    g: Float[Array, "B T H"],
+    g: Float[Array, "B T H"] | Float[Array, "B T H K"],
     beta: Float[Array, "B T H"],
     *,
     scale: float | None = None,
@@ -39,12 +39,14 @@ def gated_delta_rule(
     """Runs the gated delta rule over a sequence.
 
     For each batch entry and head, t = 1..T (README.md, eq. 1):
-        S~ = exp(g_t) S_{t-1},  S_t = S~ + beta_t k_t (v_t - S~^T k_t)^T,  o_t = scale * S_t^T q_t.
+        S~ = diag(exp(g_t)) S_{t-1},  S_t = S~ + beta_t k_t (v_t - S~^T k_t)^T,
+        o_t = scale * S_t^T q_t.
 
     Args:
         q, k, v, beta, scale, initial_state, segment_ids: as in `delta_rule`.
-        g: logarithm of the decay, [B, T, H], <= 0 (not checked: a value), float32 (float64 for
-            float64 inputs). 0 is the plain delta rule; -inf erases the state.
+        g: logarithm of the decay, <= 0 (not checked: a value), float32 (float64 for float64
+            inputs): [B, T, H], one a head (Gated DeltaNet), or [B, T, H, K], one a channel of the
+            keys (KDA). 0 is the plain delta rule; -inf erases.
         chunk_size: tokens a chunk of "xla", 16, 32, 64 or 128. Changes speed and rounding only.
         implementation: "reference" (the definition, `lax.scan` over T), "xla" (chunkwise, any
             platform), or None: the first that can run here, logged once.
@@ -56,10 +58,12 @@ def gated_delta_rule(
     Numerics: as `delta_rule`; no exponent is positive, so any decay is safe. RMS error of "xla"
         against the definition in float64: below 1e-5 for float32 and 1e-2 for bfloat16, outputs and
         every gradient (tests/pallas_kernels/test_gated_delta_rule.py).
-    Cost: 7 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps.
+    Cost: 7 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps. One decay a
+        channel: log2(C) more passes over q, k, g.
     Gradients: of q, k, v, g, beta, initial_state from both outputs; any order, both modes. "xla"
         keeps only its inputs for the backward pass.
-    Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464; equations in README.md here.
+    Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464; Kimi Team 2025, arXiv:2510.26692 (KDA);
+        equations in README.md here.
     """
     checked = check_arguments(
         q,
@@ -71,7 +75,7 @@ def gated_delta_rule(
         segment_ids=segment_ids,
         chunk_size=chunk_size,
     )
-    check_log_decay(g, "B T H", checked.sizes, q.dtype)
+    check_log_decay(g, "B T H" if g.ndim == 3 else "B T H K", checked.sizes, q.dtype)
     args = (q, k, v, g, beta, checked.initial_state, checked.segments)
     options = {"scale": checked.scale, "chunk_size": chunk_size}
     chosen = dispatch.choose("gated_delta_rule", IMPLEMENTATIONS, implementation, *args, **options)

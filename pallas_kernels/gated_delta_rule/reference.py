@@ -17,7 +17,7 @@ def gated_delta_rule_reference(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B T H K"],
     v: Float[Array, "B T H V"],
-    g: Float[Array, "B T H"],
+    g: Float[Array, "B T H"] | Float[Array, "B T H K"],
     beta: Float[Array, "B T H"],
     initial_state: Float[Array, "B H K V"],
     segments: Int[Array, "B T"] | None,
@@ -29,8 +29,10 @@ def gated_delta_rule_reference(
     `segments` as in `scan_tokens`. Autodiff stores the state of every token.
     """
 
-    def token(state_BHKV, q_BHK, k_BHK, v_BHV, beta_BH, g_BH):
-        decayed_BHKV = jnp.exp(g_BH)[..., None, None] * state_BHKV
+    g = g[..., None] if g.ndim == 3 else g
+
+    def token(state_BHKV, q_BHK, k_BHK, v_BHV, beta_BH, g):
+        decayed_BHKV = jnp.exp(g)[..., None] * state_BHKV
         return delta_rule.token(decayed_BHKV, q_BHK, k_BHK, v_BHV, beta_BH)
 
     initial_state = initial_state.astype(state_dtype(v.dtype))

@@ -15,7 +15,7 @@ def gated_delta_rule_step(
     q: Float[Array, "B H K"],
     k: Float[Array, "B H K"],
     v: Float[Array, "B H V"],
-    g: Float[Array, "B H"],
+    g: Float[Array, "B H"] | Float[Array, "B H K"],
     beta: Float[Array, "B H"],
     *,
     scale: float | None = None,
@@ -24,15 +24,16 @@ def gated_delta_rule_step(
 
     Args:
         state, q, k, v, beta, scale: as in `delta_rule_step`.
-        g: log decay, [B, H], <= 0, in the state's dtype.
+        g: log decay, [B, H] or [B, H, K], <= 0, in the state's dtype.
     Returns:
         (output [B, H, V] in v.dtype, the new state).
     Raises:
         ValueError, TypeError: a shape or dtype is not as above; names the argument.
     Cost: 7 K V FLOP and two passes over the state per head.
-    Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464.
+    Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464; Kimi Team 2025, arXiv:2510.26692.
     """
     sizes = checks.check_inputs("B H", q, k, v, beta)
-    check_log_decay(g, "B H", sizes, q.dtype)
+    check_log_decay(g, "B H" if g.ndim == 2 else "B H K", sizes, q.dtype)
     checks.check_state("state", state, sizes, q.dtype)
-    return delta_rule_step(jnp.exp(g)[..., None, None] * state, q, k, v, beta, scale=scale)
+    g = g[..., None] if g.ndim == 2 else g
+    return delta_rule_step(jnp.exp(g)[..., None] * state, q, k, v, beta, scale=scale)

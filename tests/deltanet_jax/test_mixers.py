@@ -27,7 +27,12 @@ CONTEXT = Context(
     param_dtype=jnp.float32,
 )
 LENGTH = 21
-every_mixer = pytest.mark.parametrize("name", MIXERS)
+# Compiled for long; what they have in common with others is tested there, and their recurrences in
+# tests/pallas_kernels.
+SLOW = ("kda", "rwkv4", "rwkv4_channel_mix", "hyena")
+every_mixer = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MIXERS]
+)
 # Definitions need it; everything else must be float32 all the same.
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -98,7 +103,9 @@ def test_outputs_and_gradients_agree_with_the_definition_in_float64(name):
 def test_causality_by_gradient(name):
     built, args = widened(name, jnp.cos(3 * inputs()).at[:, 12:].set(0))
     gradient = built.derive(False, *args)[2]
-    assert (gradient[:, 12:] == 0).all()
+    # A Fourier transform adds up what cancels.
+    noise = 1e-12 if MIXERS[name].kind == "hyena" else 0
+    assert (jnp.abs(gradient[:, 12:]) <= noise).all()
     assert (jnp.abs(gradient[:, :12]).max(axis=-1) > 0).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from deltanet_jax.model import REMAT_POLICIES, LanguageModel, count_parameters
-from deltanet_jax.presets import deltanet_1b3, deltanet_340m
+from deltanet_jax.presets import deltanet_1b3, deltanet_340m, main_table
 from deltanet_jax.train.memory import kept_bytes
 from tests.helpers.compare import assert_close
 from tests.helpers.models import MIXERS, random_tokens, small_config, small_model
@@ -33,6 +33,56 @@ def decode(model, tokens, state):
 def test_presets_have_the_published_number_of_parameters(preset, parameters):
     model = nnx.eval_shape(lambda: LanguageModel(preset(), rngs=nnx.Rngs(0)))
     assert count_parameters(model) == parameters
+
+
+SIZES = {340: deltanet_340m, 1300: deltanet_1b3}
+
+
+def parameters(config):
+    return count_parameters(nnx.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0))))
+
+
+@pytest.mark.parametrize("size", [340, pytest.param(1300, marks=pytest.mark.slow)])
+def test_the_main_tables_models_are_of_one_size(size):
+    """Mamba at 340M is the furthest off, by 3.3 %."""
+    base = SIZES[size]()
+    wanted = parameters(base)
+    for name, config in main_table(base).items():
+        assert parameters(config) == pytest.approx(wanted, rel=0.04), name
+        assert config.d_model == base.d_model and config.compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(("size", "published"), [(340, 371_516_416), (1300, 1_372_178_432)])
+def test_mamba_has_the_published_number_of_parameters(size, published):
+    """With the vocabulary and the tied head of the published mamba-370m and mamba-1.4b."""
+    mamba = main_table(SIZES[size]())["mamba"]
+    assert parameters(mamba.replace(vocab_size=50_280, tie_embeddings=True)) == published
+
+
+def test_hybrids_have_attention_where_the_papers_put_it():
+    table = main_table(deltanet_340m())
+    kinds = {name: [m.kind for m in config.layer_pattern] for name, config in table.items()}
+    places = [i + 1 for i, kind in enumerate(kinds["deltanet_global"]) if kind == "attention"]
+    assert places == [2, 13] and len(kinds["deltanet_global"]) == 24
+    assert kinds["deltanet_swa"] == ["delta_net", "attention"]
+    assert kinds["gated_deltanet_attention"] == ["gated_delta_net"] * 3 + ["attention"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "state"),
+    [("retnet", 340, 512), ("retnet", 1300, 512), ("gla", 340, 128), ("gla", 1300, 256)]
+    + [("mamba", 340, 32), ("mamba", 1300, 32), ("deltanet", 340, 128), ("deltanet", 1300, 128)],
+)
+def test_states_are_as_large_as_the_paper_says(name, size, state):
+    """Numbers of a layer's state a feature; the paper counts two layers of Mamba as one: 64."""
+    config = main_table(SIZES[size]())[name]
+    (mixer,) = config.layer_pattern
+    if name == "mamba":
+        numbers = mixer.expand * config.d_model * mixer.state_size
+    else:
+        k, v = mixer.head_sizes(config.d_model)
+        numbers = mixer.num_heads * k * v
+    assert numbers == state * config.d_model
 
 
 def test_scan_over_the_period_equals_the_layers_one_by_one():

@@ -9,6 +9,7 @@ import pytest
 from deltanet_jax.mixers.attention import AttentionConfig
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from experiments.presets import PRESETS
+from experiments.suite_presets import MAD_MODELS, MQAR_MODELS, REGBENCH_MODELS
 from experiments.suites_report import (
     RESULTS,
     model_name,
@@ -64,7 +65,7 @@ def test_mqar_stands_beside_the_papers(tmp_path):
     record(tmp_path / "c", "mqar/t64-d64-conv", [0.5])
     text = suites_section(tmp_path)
     assert "| DeltaNet | 99.5 / 100.0 | 96.5 / 100.0 | – / 100.0 | – / 100.0 |" in text
-    assert "| Mamba | – / 81.0 | – / 100.0 | – / 100.0 | – / 100.0 |" in text
+    assert "| Mamba, conv | – / 81.0 | – / 100.0 | – / 100.0 | – / 100.0 |" in text
     assert lines_of(text, "| DeltaNet, conv") == [
         "| DeltaNet, conv | 50.0 / – | – / – | – / – | – / – |"
     ]
@@ -103,9 +104,21 @@ def test_hybrids_are_named_after_both_mixers():
     assert model_name(model) == "DeltaNet + Transformer++"
 
 
+def test_the_suites_models_have_the_papers_names():
+    paper = json.loads((RESULTS / "paper.json").read_text())
+    models = {
+        "mqar": [f"mqar/t512-d64{suffix}" for suffix in ("", *MQAR_MODELS)],
+        "mad": [f"mad/compression{suffix}" for suffix in ("", *MAD_MODELS)],
+        "regbench": [f"regbench/2500{suffix}" for suffix in REGBENCH_MODELS],
+    }
+    for suite, presets in models.items():
+        ours = {model_name(PRESETS[preset]().model) for preset in presets}
+        assert len(ours) == len(presets) and ours >= set(paper[suite]), suite
+
+
 def test_the_papers_means_are_those_it_prints():
     """Row means of the MAD table, re-computed."""
-    printed = {"Transformer": 74.5, "Hyena": 66.0, "MH-Hyena": 73.2, "Mamba": 69.3, "GLA": 60.0}
+    printed = {"Transformer++": 74.5, "Hyena": 66.0, "MH-Hyena": 73.2, "Mamba, conv": 69.3}
     paper = json.loads((RESULTS / "paper.json").read_text())["mad"]
-    for model, mean in (printed | {"DeltaNet, conv": 71.8}).items():
+    for model, mean in (printed | {"GLA": 60.0, "DeltaNet, conv": 71.8}).items():
         assert sum(paper[model].values()) / 6 == pytest.approx(mean, abs=0.051)

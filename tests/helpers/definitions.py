@@ -20,13 +20,18 @@ NORMS = {
 }
 
 
+def convolve(conv, y):
+    """Causal convolution of every channel; none if `conv` is None."""
+    if conv is None:
+        return y
+    weight, (_, length, _) = conv.weight[...], y.shape
+    back = [jnp.pad(y, ((0, 0), (j, 0), (0, 0)))[:, :length] for j in range(len(weight))]
+    return sum(weight[j][None, None] * earlier for j, earlier in enumerate(back))
+
+
 def heads(projection, x):
     """Linear, causal convolution, activation, heads, norm: [B, T, H, size]."""
-    y = x @ projection.proj.kernel[...]
-    if projection.conv is not None:
-        weight, (_, length, _) = projection.conv.weight[...], y.shape
-        back = [jnp.pad(y, ((0, 0), (j, 0), (0, 0)))[:, :length] for j in range(len(weight))]
-        y = sum(weight[j][None, None] * earlier for j, earlier in enumerate(back))
+    y = convolve(projection.conv, x @ projection.proj.kernel[...])
     y = ACTIVATIONS[projection.activation](y)
     return NORMS[projection.norm](y.reshape(*y.shape[:2], projection.num_heads, -1))
 
@@ -49,14 +54,16 @@ def recur(token, *inputs):
     return jax.vmap(jax.vmap(one_head, in_axes=1, out_axes=1))(*inputs)
 
 
-def output(mixer, o, x):
-    """RMSNorm per head, gate, output projection."""
+def output(mixer, o, x, gate=None):
+    """RMSNorm per head, gate (silu(x W_gate), if there is one and no other is given), Linear."""
     if mixer.out_norm is not None:
         o = o / jnp.sqrt(jnp.mean(o**2, axis=-1, keepdims=True) + 1e-6)
         o = o * mixer.out_norm.scale[...][None, None, None]
     o = o.reshape(*x.shape[:2], -1)
-    if mixer.gate_proj is not None:
-        o = o * ACTIVATIONS["silu"](x @ mixer.gate_proj.kernel[...])
+    if gate is None and mixer.gate_proj is not None:
+        gate = ACTIVATIONS["silu"](x @ mixer.gate_proj.kernel[...])
+    if gate is not None:
+        o = o * gate
     return o @ mixer.out_proj.kernel[...]
 
 
@@ -91,6 +98,22 @@ def gated_delta_net(mixer, x):
         return state, state @ q * k.shape[-1] ** -0.5
 
     return output(mixer, recur(token, q, alpha, write_strengths(mixer, x), k, v), x)
+
+
+def kda(mixer, x):
+    """Kimi Team 2025, arXiv:2510.26692, eq. 1 (transposed), with Gated DeltaNet's decay."""
+    q, k, v = queries_keys_values(mixer, x)
+    logits = x @ mixer.decay_down_proj.kernel[...] @ mixer.decay_up_proj.kernel[...]
+    step = jnp.log1p(jnp.exp(logits + mixer.dt_bias[...][None, None])).reshape(k.shape)
+    alpha = jnp.exp(-jnp.exp(mixer.A_log[...])[None, None, :, None] * step)
+
+    def token(state, q, alpha, beta, k, v):
+        state = (state * alpha[None]) @ householder(beta, k) + beta * jnp.outer(v, k)
+        return state, state @ q * k.shape[-1] ** -0.5
+
+    o = recur(token, q, alpha, write_strengths(mixer, x), k, v)
+    down, up = mixer.gate_proj.layers
+    return output(mixer, o, x, 1 / (1 + jnp.exp(-(x @ down.kernel[...] @ up.kernel[...]))))
 
 
 def delta_product(mixer, x):
@@ -145,6 +168,74 @@ def linear_attention(mixer, x):
     return output(mixer, jnp.einsum("bhij,bjhv->bihv", scores, v), x)
 
 
+def mamba(mixer, u):
+    """Gu, Dao 2023, arXiv:2312.00752: h' = A h + B x by zero-order hold of A, Euler of B."""
+    rank, n = mixer.rank, mixer.config.state_size
+    x = convolve(mixer.conv, u @ mixer.in_proj.kernel[...]) + mixer.conv_bias[...][None, None]
+    x = ACTIVATIONS["silu"](x)
+    controls = x @ mixer.controls_proj.kernel[...]
+    b, c = controls[..., rank : rank + n], controls[..., rank + n :]
+    dt = controls[..., :rank] @ mixer.dt_proj.kernel[...] + mixer.dt_bias[...][None, None]
+    dt = jnp.log1p(jnp.exp(dt))
+
+    def token(h, inputs):  # of one row; h [E, N]
+        x, dt, b, c = inputs
+        h = jnp.exp(dt[:, None] * -jnp.exp(mixer.A_log[...].T)) * h + jnp.outer(dt * x, b)
+        return h, h @ c
+
+    def row(*inputs):
+        return jax.lax.scan(token, jnp.zeros((x.shape[-1], n), x.dtype), inputs)[1]
+
+    y = jax.vmap(row)(x, dt, b, c) + mixer.skip[...][None, None] * x
+    y = y * ACTIVATIONS["silu"](u @ mixer.gate_proj.kernel[...])
+    return y @ mixer.out_proj.kernel[...]
+
+
+def shifted(mixer, x, name):
+    mix = getattr(mixer.shift, f"mix_{name}")[...][None, None]
+    return mix * x + (1 - mix) * jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+
+
+def rwkv4(mixer, x):
+    """Peng et al. 2023, arXiv:2305.13048, eqs. 11 to 18: one softmax a channel, over all pairs."""
+    r, k, v = (
+        shifted(mixer, x, name) @ getattr(mixer, f"{name}_proj").kernel[...] for name in "rkv"
+    )
+    w, u = jnp.exp(mixer.log_decay_rate[...]), mixer.bonus[...]
+    times = jnp.arange(x.shape[1])
+    distance = (times[:, None] - times[None])[None, :, :, None]
+    weights = jnp.where(distance > 0, -(distance - 1) * w[None, None, None], u[None, None, None])
+    exponents = jnp.where(distance >= 0, weights + k[:, None], -jnp.inf)
+    y = jnp.einsum("bijd,bjd->bid", jax.nn.softmax(exponents, axis=2), v)
+    return (y / (1 + jnp.exp(-r))) @ mixer.out_proj.kernel[...]
+
+
+def rwkv4_channel_mix(mixer, x):
+    """Peng et al. 2023, arXiv:2305.13048, eqs. 19 to 21."""
+    r, k = (shifted(mixer, x, name) @ getattr(mixer, f"{name}_proj").kernel[...] for name in "rk")
+    return (jnp.maximum(k, 0) ** 2 @ mixer.out_proj.kernel[...]) / (1 + jnp.exp(-r))
+
+
+def hyena(mixer, x):
+    """Poli et al. 2023, arXiv:2302.10866: y = H(u) v, H the product of gates and Toeplitz matrices;
+    with heads Massaroli et al. 2023, arXiv:2310.18780, section 4."""
+    q, k, v = queries_keys_values(mixer, x)
+    config, heads, length = mixer.config, q.shape[2], x.shape[1]
+    times = (jnp.arange(length) / config.filter_length)[:, None]
+    angles = 2 * jnp.pi * times * jnp.arange(1, config.filter_bands + 1)[None]
+    y = jnp.concatenate([times, jnp.cos(angles), jnp.sin(angles)], axis=1)
+    for layer in mixer.filter.layers[:-1]:
+        y = jnp.sin(mixer.filter.frequency[...][None] * (y @ layer.kernel[...]))
+    rates = jnp.log(100.0) / jnp.array([1.5, 0.3])
+    rates = rates[0] + (rates[1] - rates[0]) * jnp.arange(heads) / (heads - 1)
+    h = y @ mixer.filter.layers[-1].kernel[...] * jnp.exp(-times * rates[None])
+    h = h + (times == 0) * mixer.filter.skip[...][None]
+    distance = jnp.arange(length)[:, None] - jnp.arange(length)[None]
+    toeplitz = jnp.where((distance >= 0)[:, :, None], h[jnp.maximum(distance, 0)], 0)
+    o = jnp.einsum("ijh,bihk,bjhk,bjhv->bihv", toeplitz, q, k, v)
+    return o.reshape(x.shape) @ mixer.out_proj.kernel[...]
+
+
 def rotate(y, base=10_000.0):
     """Rotary positions by complex numbers (Su et al. 2021), halves convention."""
     half, length = y.shape[-1] // 2, y.shape[1]
@@ -174,9 +265,14 @@ def attention(mixer, x):
 DEFINITIONS = {
     "delta_net": delta_net,
     "gated_delta_net": gated_delta_net,
+    "kda": kda,
     "delta_product": delta_product,
     "gla": gla,
     "retnet": retnet,
+    "mamba": mamba,
+    "rwkv4": rwkv4,
+    "rwkv4_channel_mix": rwkv4_channel_mix,
+    "hyena": hyena,
     "attention": attention,
     "linear_attention": linear_attention,
 }

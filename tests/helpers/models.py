@@ -10,8 +10,12 @@ from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.mixers.delta_product import DeltaProductConfig
 from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig
 from deltanet_jax.mixers.gla import GLAConfig
+from deltanet_jax.mixers.hyena import HyenaConfig
+from deltanet_jax.mixers.kda import KDAConfig
 from deltanet_jax.mixers.linear_attention import LinearAttentionConfig
+from deltanet_jax.mixers.mamba import MambaConfig
 from deltanet_jax.mixers.retnet import RetNetConfig
+from deltanet_jax.mixers.rwkv4 import RWKV4ChannelMixConfig, RWKV4Config
 from deltanet_jax.model import LanguageModel, ModelConfig
 from experiments.tasks.mqar.task import MQARConfig
 
@@ -30,9 +34,17 @@ MIXERS = {
         chunk_size=16,
     ),
     "gated_delta_net": GatedDeltaNetConfig(num_heads=2, head_v_dim=12, chunk_size=16),
+    "kda": KDAConfig(num_heads=2, head_v_dim=12, chunk_size=16),
     "delta_product": DeltaProductConfig(num_heads=2, num_householder=2, chunk_size=16),
     "gla": GLAConfig(num_heads=2, conv_size=3, decay_temperature=2.0, chunk_size=16),
     "retnet": RetNetConfig(num_heads=2, chunk_size=16),
+    "mamba": MambaConfig(state_size=3, chunk_size=16),
+    "rwkv4": RWKV4Config(),
+    "rwkv4_channel_mix": RWKV4ChannelMixConfig(widening=3),
+    "hyena": HyenaConfig(filter_length=16, filter_hidden=8, filter_bands=2),
+    "hyena-heads": HyenaConfig(
+        num_heads=4, conv_size=0, filter_length=64, filter_hidden=8, filter_bands=2
+    ),
     "attention": AttentionConfig(num_heads=4, num_kv_heads=2),
     "attention-window": AttentionConfig(num_heads=2, window=5),
     "linear_attention": LinearAttentionConfig(num_heads=2, chunk_size=16),

@@ -12,7 +12,8 @@ from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outputs_and_gradients(function, args, cotangents, segment_ids):
+def outputs_and_gradients(function, args, cotangents, segment_ids):
+    """Of function(*args, segment_ids): what it returns, then the gradients of `args`."""
     out, vjp = jax.vjp(lambda *args: tuple(function(*args, segment_ids)), *args)
     return (*out, *vjp(cotangents))
 
@@ -29,9 +30,9 @@ def check_operator(fast, definition, names, args, segment_ids=None):
         jax.random.normal(jax.random.key(7 + i), x.shape, jnp.float32).astype(x.dtype)
         for i, x in enumerate((v, state))
     )
-    got = _outputs_and_gradients(fast, args, cotangents, segment_ids)
+    got = outputs_and_gradients(fast, args, cotangents, segment_ids)
     args, cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (args, cotangents))
-    wanted = _outputs_and_gradients(definition, args, cotangents, segment_ids)
+    wanted = outputs_and_gradients(definition, args, cotangents, segment_ids)
     labels = ("output", "final_state", *(f"d{name}" for name in names))
     for label, a, b in zip(labels, got, wanted, strict=True):
         assert_close(label, a, b, BOUNDS[v.dtype.name])

@@ -57,13 +57,6 @@ def call(function=delta_rule, **changes):
 pytestmark = pytest.mark.usefixtures("no_jaxtyping")
 
 
-@pytest.fixture
-def no_jaxtyping(monkeypatch):
-    import jaxtyping
-
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
 @pytest.mark.parametrize("function", OPERATORS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_wrong_rank(function, name):

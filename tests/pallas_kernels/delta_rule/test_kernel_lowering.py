@@ -66,6 +66,23 @@ def test_lowers_for_cuda(shape, dtype, segmented, options):
     assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in args]
 
 
+@pytest.mark.slow
+def test_lowers_for_cuda_under_vmap():
+    """Members of a sweep side by side: as many launches, their grids with one axis more."""
+    args, cotangents = arguments(2, 64, 2, 64, 64, "bfloat16")
+
+    def launches(transform, *axis):
+        stacked = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((*axis, *x.shape), x.dtype), (args, cotangents)
+        )
+        run = functools.partial(outputs_and_gradients, segments=None, options={})
+        with jax.sharding.use_abstract_mesh(H200):
+            traced = jax.jit(transform(run)).trace(*stacked)
+            return traced.lower(lowering_platforms=("cuda",)).as_text().count("mosaic_gpu")
+
+    assert launches(jax.vmap, 3) == launches(lambda run: run) > 0
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_states_go_through_pieces_in_order(reverse):
     keys = jax.random.split(jax.random.key(0), 3)
