@@ -236,6 +236,9 @@ def define_sweep_flags() -> None:
     """The grid of experiments.sweep."""
     for name, (_, what) in SWEEP.items():
         flags.DEFINE_list(name, None, f"{what} of the grid; the run's own by default")
+    flags.DEFINE_float(
+        "stop_score", None, "end once one learning rate and weight decay reached it, on all seeds"
+    )
     flags.DEFINE_integer("members_at_once", 0, "runs side by side; 0 is all", lower_bound=0)
 
 

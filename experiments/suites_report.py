@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train.metrics import read_metrics
+from deltanet_jax.train.sweep import Goal, Member, RunTable
 from experiments.plots import save_suite_plot
 from experiments.run_config import RunConfig
-from experiments.sweep import best
+from experiments.sweep import best, final_rows
 from experiments.tasks.mad.task import GRID
 from experiments.tasks.synthetic import LENGTHS
 
@@ -80,12 +81,17 @@ def read_records(results: Path) -> list[Record]:
         header = json.loads((path.parent / "config.json").read_text())
         machine = json.loads((path.parent / "machine.json").read_text())
         config = RunConfig.from_dict(header["run"])
-        rows = [r for r in read_metrics(path) if r["step"] == config.train.num_steps]
-        if len(rows) < len(header["members"]):
+        members = [Member(**member) for member in header["members"]]
+        stop_score = header.get("stop_score")
+        goal = None if stop_score is None else Goal(config.task.selection_name, stop_score)
+        if not RunTable(path).finished(members, config.train.num_steps, goal):
             continue
+        rows = read_metrics(path)
         chosen = best(rows, config)
         mine = [
-            r for r in rows if all(r[k] == chosen[k] for k in ("learning_rate", "weight_decay"))
+            r
+            for r in final_rows(rows, config)
+            if all(r[k] == chosen[k] for k in ("learning_rate", "weight_decay"))
         ]
         names = mine[0].keys() - {"learning_rate", "weight_decay", "seed", "step"}
         figures = {name: _mean([r[name] for r in mine]) for name in names}
@@ -146,7 +152,7 @@ def _budget(records: Sequence[Record]) -> str:
         low, high = min(values), max(values)
         return f"{low:,g}" if low == high else f"{low:,g} to {high:,g}"
 
-    steps = span([r.config.train.num_steps for r in records])
+    steps = span([step for r in records for step in r.best["steps"].values()])
     runs = span([r.members for r in records])
     seeds = span([len(r.best["scores"]) for r in records])
     commits = ", ".join(sorted({r.commit for r in records}))

@@ -48,6 +48,23 @@ class Member(NamedTuple):
     seed: int
 
 
+class Goal(NamedTuple):
+    """What ends a sweep early: a figure of the task, and the value that is enough."""
+
+    name: str
+    value: float
+
+    def reached(self, members: Sequence[Member], results: Sequence[dict]) -> bool:
+        """Whether some learning rate and weight decay have it with every seed among `members`."""
+        enough: dict[tuple[float, float], bool] = {}
+        for member, result in zip(members, results, strict=True):
+            figure = result[self.name]
+            key = member.learning_rate, member.weight_decay
+            good = figure is not None and figure >= self.value
+            enough[key] = enough.get(key, True) and good
+        return any(enough.values())
+
+
 def grid(
     learning_rates: Sequence[float], weight_decays: Sequence[float], seeds: Sequence[int]
 ) -> list[Member]:
@@ -145,9 +162,15 @@ class RunTable:
         """All rows, in the order in which they were written."""
         return read_metrics(self._path) if self._path.exists() else []
 
-    def finished(self, member: Member, num_steps: int) -> bool:
-        """Whether the last evaluation of `member` is there."""
-        return any(_is_of(row, member) and row["step"] == num_steps for row in self.rows())
+    def finished(self, members: Sequence[Member], num_steps: int, goal: Goal | None) -> bool:
+        """Whether `members` have their last evaluation, or one that reached the goal."""
+        found = [[row for row in self.rows() if _is_of(row, member)] for member in members]
+        if not all(found):
+            return False
+        last = [max(rows, key=lambda row: row["step"]) for rows in found]
+        if all(row["step"] == num_steps for row in last):
+            return True
+        return goal is not None and goal.reached(members, last)
 
     def forget_after(self, step: int, members: Sequence[Member]) -> None:
         """Drops what `members` reported after `step`, where they go on from."""
@@ -177,6 +200,7 @@ def train_members(
     workdir: Path,
     *,
     name: str = "sweep",
+    goal: Goal | None = None,
 ) -> None:
     """Trains `members` together to `config.num_steps`; goes on from their newest checkpoint.
 
@@ -186,13 +210,14 @@ def train_members(
         members: which runs; finished ones are left alone if all of them are.
         workdir: directory of runs.jsonl and, for each group of members, checkpoints.
         name: the progress bar's, and the folder of this group's checkpoints.
+        goal: ends all of them at the evaluation that reaches it.
     Raises:
         ValueError: a mesh of several devices.
         CheckpointError: a checkpoint could not be written.
     """
     check_one_device(config)
     table = RunTable(workdir / "runs.jsonl")
-    if all(table.finished(member, config.num_steps) for member in members):
+    if table.finished(members, config.num_steps, goal):
         return
     runs = Runs(model, config, members)
     data = iter(task.train_dataset(config.batch_size))
@@ -220,7 +245,10 @@ def train_members(
                         runs.eval_step, state.weights, task, config.part_size
                     )
                     ended = np.asarray(state.guard.in_row) >= config.max_skipped_steps
-                    table.write(step, members, without_figures(results, ended))
+                    results = without_figures(results, ended)
+                    table.write(step, members, results)
+                    if goal is not None and goal.reached(members, results):
+                        return
                 if last or _falls_on(step, config.checkpoint_every_steps):
                     checkpoints.save(step, state, data)
         finally:

@@ -32,12 +32,17 @@ class TaskConfig(Config):
     """Every task config has a `vocab_size` and a `seq_len`, as fields or properties."""
 
     family: ClassVar[bool] = True
-    # The figure by which runs are compared; larger is better.
+    # The figure reported of a run and the one by which runs are compared; larger is better.
     score_name: ClassVar[str] = "accuracy"
+    selection_name: ClassVar[str] = "accuracy"
+    # Whether a run counts as it was at its best evaluation (by the figure compared), not its last.
+    early_stopping: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         cls.family = False
+        if "selection_name" not in vars(cls):
+            cls.selection_name = cls.score_name
 
     def make(self) -> Task:
         """The task. Reads data; raises ValueError if there is not enough of it."""

@@ -164,6 +164,17 @@ def test_the_metric_counts_what_is_legal():
         assert task.score(examples, wrong)["dfa_accuracy"] == 0
 
 
+def test_half_of_the_held_out_automata_validate():
+    task = SMALL.make()
+    examples = held_out(task)
+    half = len(examples["targets"]) // 2
+    predictions = np.concatenate(
+        [examples["targets"][:half], np.full_like(examples["targets"][half:], PAD)]
+    )
+    scores = task.score(examples, predictions)
+    assert scores == {"dfa_accuracy": 1.0, "validation_dfa_accuracy": 0.0}
+
+
 def test_random_letters_are_legal_as_often_as_there_are_edges():
     """Two edges of 18 letters on average."""
     task = SMALL.make()
@@ -172,7 +183,9 @@ def test_random_letters_are_legal_as_often_as_there_are_edges():
     assert task.score(examples, guesses)["dfa_accuracy"] == pytest.approx(2 / 18, abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["seq_len", "num_train_examples", "num_eval_examples"])
-def test_impossible_settings_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}: wanted at least 1, got 0"):
-        RegBenchConfig(**{name: 0})
+@pytest.mark.parametrize(
+    ("name", "least"), [("seq_len", 1), ("num_train_examples", 1), ("num_eval_examples", 2)]
+)
+def test_impossible_settings_are_refused(name, least):
+    with pytest.raises(ValueError, match=f"{name}: wanted at least {least}, got {least - 1}"):
+        RegBenchConfig(**{name: least - 1})

@@ -37,8 +37,11 @@ def record(folder, preset, scores, learning_rates=(1e-3, 1e-2), model=None, **fi
         worse = 0.0 if member["learning_rate"] == learning_rates[-1] else 0.3
         score = scores[member["seed"]] - worse
         rows.append(member | {"step": config.train.num_steps, "loss": 1.0} | figures)
-        rows[-1][config.task.score_name] = score
-        rows.append(rows[-1] | {"step": 1, config.task.score_name: 1.0})
+        rows[-1] |= {config.task.score_name: score, config.task.selection_name: score}
+        # A task that counts its best evaluation would take a better one.
+        first = 0.0 if config.task.early_stopping else 1.0
+        names = config.task.score_name, config.task.selection_name
+        rows.append(rows[-1] | dict.fromkeys(names, first) | {"step": 1})
     (folder / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

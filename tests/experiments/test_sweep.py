@@ -86,7 +86,19 @@ def test_the_best_has_the_highest_mean_of_the_tasks_score_at_the_end():
         "score_name": "accuracy_8x",
         "mean_score": pytest.approx(0.65),
         "scores": {"0": 0.6, "1": 0.7},
+        "steps": {"0": 20_000, "1": 20_000},
     }
+
+
+def test_early_stopping_goes_by_the_validation_figure():
+    """RegBench: the row that validates best counts, with its figure on the test."""
+    config = PRESETS["regbench/2500"]()
+    rows = [
+        row(0.1, 0, None, step) | {"validation_dfa_accuracy": validated, "dfa_accuracy": tested}
+        for step, validated, tested in ((10, 0.5, 0.9), (20, 0.8, 0.7), (30, 0.6, 0.8))
+    ]
+    chosen = best(rows, config)
+    assert (chosen["mean_score"], chosen["steps"]) == (0.7, {"0": 20})
 
 
 def test_every_preset_reports_its_score():
@@ -98,7 +110,7 @@ def test_every_preset_reports_its_score():
 def test_groups_cover_the_grid_and_another_grid_is_refused(tmp_path, monkeypatch):
     groups = {}
 
-    def remember(model, config, task, members, workdir, *, name):
+    def remember(model, config, task, members, workdir, *, name, goal):
         groups[name] = members
         table.write(config.num_steps, members, [{"loss": 1.0, "accuracy_8x": 0.5}] * len(members))
 

@@ -28,20 +28,23 @@ class RegBenchConfig(TaskConfig):
     Attributes:
         seq_len: ids a prompt; what goes beyond is cut off (no prompt is longer than 949).
         num_train_examples: automata to train on; 2,500 to 20,000 in the paper's figure.
-        num_eval_examples: automata held out.
+        num_eval_examples: automata held out; the first half is the test, the second validates.
         data_seed: of the automata, their strings and the shuffling.
     """
 
     kind: ClassVar[str] = "regbench"
     score_name: ClassVar[str] = "dfa_accuracy"
+    selection_name: ClassVar[str] = "validation_dfa_accuracy"
+    early_stopping: ClassVar[bool] = True
     seq_len: int = 512
     num_train_examples: int = 20_000
     num_eval_examples: int = 1_000
     data_seed: int = 0
 
     def __post_init__(self):
-        for name in ("seq_len", "num_train_examples", "num_eval_examples"):
+        for name in ("seq_len", "num_train_examples"):
             check_at_least(self, name, 1)
+        check_at_least(self, "num_eval_examples", 2)
         check_at_least(self, "data_seed", 0)
 
     @property
@@ -74,9 +77,13 @@ class RegBenchTask(SyntheticTask):
         super().__init__(VOCAB_SIZE, config.data_seed, *batches)
 
     def score(self, examples: Batch, predictions: np.ndarray) -> dict[str, float]:
-        """Share of predictions that some string of the automaton goes on with."""
-        legal = (examples["legal"] >> predictions) & 1
-        return {"dfa_accuracy": weighted_mean(legal, examples["weights"])}
+        """Shares of predictions that some string of the automaton goes on with."""
+        legal, weights = (examples["legal"] >> predictions) & 1, examples["weights"]
+        half = len(legal) // 2
+        return {
+            "dfa_accuracy": weighted_mean(legal[:half], weights[:half]),
+            "validation_dfa_accuracy": weighted_mean(legal[half:], weights[half:]),
+        }
 
 
 def _with_key(automata: Automata) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from deltanet_jax.train import sweep
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.loop import train
 from deltanet_jax.train.metrics import read_metrics
-from deltanet_jax.train.sweep import Member, Runs, RunTable, grid, train_members
+from deltanet_jax.train.sweep import Goal, Member, Runs, RunTable, grid, train_members
 from tests.helpers.models import MIXERS, small_config, small_task
 
 MODEL = small_config(MIXERS["attention"], embed_dropout=0.1, init_std=0.05, mlp_hidden_size=0)
@@ -120,9 +120,23 @@ def test_figures_that_are_not_finite_are_null(tmp_path):
     table.write(5, MEMBERS[:2], [{"loss": float("nan"), "accuracy": 0.5}, {"loss": 1.0}])
     table.write(9, MEMBERS[:1], [{"loss": 1.0}])
     assert table.rows()[0] == {**MEMBERS[0]._asdict(), "step": 5, "loss": None, "accuracy": 0.5}
-    assert table.finished(MEMBERS[0], 9) and not table.finished(MEMBERS[1], 9)
+    assert table.finished(MEMBERS[:1], 9, None) and not table.finished(MEMBERS[:2], 9, None)
     table.forget_after(4, MEMBERS[:1])
     assert table.rows() == [{**MEMBERS[1]._asdict(), "step": 5, "loss": 1.0}]
+
+
+def test_a_sweep_ends_where_every_seed_of_one_setting_has_reached_the_goal(swept, tmp_path):
+    """Whatever they score is enough: the first evaluation is the last."""
+    task, goal = small_task().make(), Goal("accuracy", 0.0)
+    for _ in range(2):  # the second time nothing is trained
+        train_members(MODEL, CONFIG, task, MEMBERS, tmp_path, goal=goal)
+        assert read_metrics(tmp_path / "runs.jsonl") == swept[: len(MEMBERS)]
+    right, wrong = {"accuracy": 0.9}, {"accuracy": 0.2}
+    one_seed = [right, wrong, wrong, wrong]
+    assert not Goal("accuracy", 0.9).reached(MEMBERS, one_seed)
+    assert Goal("accuracy", 0.9).reached(MEMBERS, [right, wrong, wrong, right])
+    assert not Goal("accuracy", 0.9).reached(MEMBERS[:1], [{"accuracy": float("nan")}])
+    assert not Goal("accuracy", 0.9).reached(MEMBERS[:1], [{"accuracy": None}])
 
 
 def test_a_member_that_only_skips_has_no_figures():
