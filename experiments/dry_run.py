@@ -47,8 +47,8 @@ def report(config: RunConfig, device_memory_gib: float | None) -> str:
     for path, x in jax.tree_util.tree_leaves_with_path(trainer.abstract_state.weights):
         part = x.sharding.shard_shape(x.shape)
         lines.append(f"{path_name(path)} | {_shape(x)} | {list(part)}")
-    lines += ["", *_memory_lines(memory)]
-    if device_memory_gib is not None and memory.total > device_memory_gib * 2**30:
+    lines += ["", *_memory_lines(memory, "at most" if config.model.remat == "none" else "about")]
+    if device_memory_gib is not None and _least(config, memory) > device_memory_gib * 2**30:
         raise ValueError(
             f"device_memory_gib: the run needs {memory.total / 2**30:.1f} GiB a device, "
             f"got {device_memory_gib:g}; " + "; ".join(_memory_lines(memory)[:-1])
@@ -60,6 +60,14 @@ def _shape(x) -> str:
     return f"{list(x.shape)} {np.dtype(x.dtype).name}"
 
 
-def _memory_lines(memory: Memory) -> list[str]:
-    parts = dataclasses.asdict(memory) | {"a device in all, about": memory.total}
+def _least(config: RunConfig, memory: Memory) -> int:
+    """Bytes below which a device cannot hold the run."""
+    if config.model.remat != "none":
+        return memory.total
+    model = config.model.replace(remat="products")
+    return estimate(Trainer(model, config.train), config.train, config.task.seq_len).total
+
+
+def _memory_lines(memory: Memory, word: str = "about") -> list[str]:
+    parts = dataclasses.asdict(memory) | {f"a device in all, {word}": memory.total}
     return [f"{name} {size / 2**30:.2f} GiB" for name, size in parts.items()]

@@ -157,7 +157,7 @@ def deltanet_1b3_global() -> RunConfig:
     """python -m experiments.main --preset=deltanet_1b3_global --workdir=runs/glob --data=DIR
 
     As deltanet_1b3, with two global attention layers. The paper: WikiText perplexity 16.55, LAMBADA
-    12.40.
+    12.40. 414 hours of one H200 at the 67,029 tokens/s measured there.
     """
     return _paper_run(models.deltanet_1b3_global(), 100e9, 2**21, 1e9, 8)
 

@@ -116,7 +116,7 @@ def test_table_of_training(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "row",
-    [row for row in train_tables.load() if row["implementation"] == "ours"],
+    [r for r in train_tables.load() if r["implementation"] == "ours" and r["remat"] != "none"],
     ids=lambda row: f"{row['preset']}-{row['rows']}x{row['columns']}-{row['param_dtype']}",
 )
 def test_estimated_memory_is_near_the_measured_peak(row):
