@@ -48,9 +48,10 @@ def report(config: RunConfig, device_memory_gib: float | None) -> str:
         part = x.sharding.shard_shape(x.shape)
         lines.append(f"{path_name(path)} | {_shape(x)} | {list(part)}")
     lines += ["", *_memory_lines(memory, "at most" if config.model.remat == "none" else "about")]
-    if device_memory_gib is not None and _least(config, memory) > device_memory_gib * 2**30:
+    least = _least(config, memory)
+    if device_memory_gib is not None and least > device_memory_gib * 2**30:
         raise ValueError(
-            f"device_memory_gib: the run needs {memory.total / 2**30:.1f} GiB a device, "
+            f"device_memory_gib: the run needs {least / 2**30:.1f} GiB a device, "
             f"got {device_memory_gib:g}; " + "; ".join(_memory_lines(memory)[:-1])
         )
     return "\n".join(lines)
