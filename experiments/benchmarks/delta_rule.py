@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.operation import (
+    MODES,
     Arrays,
     Inputs,
     Operation,
@@ -116,6 +117,12 @@ def reference(inputs: Inputs) -> Reference:
     return Reference(results, "chunkwise, float32", "recurrence, float64, 1 row, 2 heads", error)
 
 
+def _of_ours(**options) -> Peer:
+    """One of our implementations beside the best one."""
+    modes = ("forward_and_vjp",) if "residuals" in options else MODES
+    return Peer(lambda: functools.partial(run, **options), framework="jax", modes=modes)
+
+
 def _fla(name: str):
     def load():
         import fla.ops.delta_rule
@@ -181,11 +188,9 @@ DELTA_RULE = Operation(
     reference=reference,
     flop=flop,
     peers={
-        "pallas_save": Peer(
-            lambda: functools.partial(run, implementation="pallas", residuals="save"),
-            framework="jax",
-            modes=("forward_and_vjp",),
-        ),
+        "pallas_save": _of_ours(implementation="pallas", residuals="save"),
+        "triton": _of_ours(implementation="triton"),
+        "triton_save": _of_ours(implementation="triton", residuals="save"),
         "fla": Peer(_fla("chunk_delta_rule")),
         "flashinfer": Peer(
             _flashinfer, modes=("forward",), give=_give_flashinfer, take=_take_flashinfer
@@ -199,6 +204,7 @@ DELTA_RULE_VS_RECURRENT = dataclasses.replace(
     shapes=tuple(_shape(1, 16384, 2048 // size, size) for size in (64, 128, 256)),
     peers={
         "fla_recurrent": Peer(_fla("fused_recurrent_delta_rule")),
-        "scan": Peer(lambda: functools.partial(run, implementation="reference"), framework="jax"),
+        "triton": _of_ours(implementation="triton"),
+        "scan": _of_ours(implementation="reference"),
     },
 )
