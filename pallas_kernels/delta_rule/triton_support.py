@@ -50,19 +50,20 @@ def tile(kernel: str, key_size: int, itemsize: int, capability: int) -> Tile:
 
     Chosen by compiling (registers, spills and shared memory: `make aot`).
     """
-    small = SHARED_MEMORY[capability] < 128 * 1024
-    wide = key_size > 128
-    if kernel == "prepare":
-        return Tile(64, 64, 4, 2)
-    if kernel == "forward":
-        return Tile(0, 32 if wide or itemsize == 4 else 64, 4, 1 if wide else 2)
-    if kernel == "reverse":
-        return Tile(0, 32 if wide or itemsize == 4 else 64, 4, 1 if wide or small else 2)
-    if kernel == "output":
-        return Tile(64, 64, 4, 2)
-    if kernel == "gradients":
-        return Tile(min(key_size, 64 if itemsize == 4 else 128), 32, 8, 1)
-    return Tile(0, 16 if key_size <= 128 else 8, 1, 1)
+    before_hopper = capability < 90
+    wide, single = key_size > 128, itemsize == 4
+    tiles = {
+        "prepare": Tile(64, 64, 4, 2),
+        "forward": Tile(0, 32 if wide or single or before_hopper else 64, 4, 1 if wide else 2),
+        "reverse": Tile(0, 32 if wide or single or before_hopper else 64, 4, 1 if wide else 2),
+        "output": Tile(64, 64, 4, 2),
+        "gradients": Tile(min(key_size, 64 if single else 128), 32, 8, 1),
+        "recurrent": Tile(0, 8 if wide else 16, 1, 1),
+    }
+    if single:
+        tiles["forward"] = tiles["forward"]._replace(warps=8, stages=1)
+        tiles["reverse"] = tiles["reverse"]._replace(warps=8, stages=1)
+    return tiles[kernel]
 
 
 @functools.cache

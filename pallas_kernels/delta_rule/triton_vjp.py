@@ -29,8 +29,10 @@ from pallas_kernels.delta_rule.triton_prepare import prepare_kernel
 from pallas_kernels.delta_rule.triton_recurrent import recurrent_kernel
 
 DTYPES = {"bfloat16": tl.bfloat16, "float16": tl.float16, "float32": tl.float32}
-# Of products of float32 numbers; never tf32 alone. And of those within the inverse.
+# Of float32 inputs' products, and of those that make the inverse, by bytes of an input: operands as
+# sums of tf32 or of bfloat16 numbers, which has two digits less and is quicker to compile and run.
 PRECISION = "tf32x3"
+INVERSE = {4: "tf32x3", 2: "bf16x3"}
 # With 16-bit inputs, operands computed in float32 are multiplied as sums of two 16-bit numbers:
 # in W and D0; the state; its cotangent and B dU (README.md, Numerics).
 SPLIT_PREPARE = True
@@ -123,7 +125,7 @@ def _prepare(problem, q, k, v, beta, segments) -> _Chunks:
             *(q, k, v, beta, segments, problem.length),
             out=[problem.tiles(size, width) for width in widths],
             parallel=True,
-            INVERSE=PRECISION,
+            INVERSE=INVERSE[problem.dtype.itemsize],
             SPLIT=_split(problem, SPLIT_PREPARE),
         )
     )
