@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Triton kernels that are parallel over chunks once the states are there: outputs, gradients."""
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -18,6 +20,7 @@ from pallas_kernels.delta_rule.triton_tiles import (
 
 
 @triton.jit
+@no_type_check
 def output_kernel(
     q, beta, segments, scores, d, states, length, scale,
     output,
@@ -47,6 +50,7 @@ def output_kernel(
 
 
 @triton.jit
+@no_type_check
 def gradients_kernel(
     q, k, beta, segments, do, correction, d, du, states, dstates, length, scale,
     dq, dk, dv, dbeta,

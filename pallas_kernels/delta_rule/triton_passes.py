@@ -5,6 +5,8 @@
 One program takes a (batch row, head, block of values) through all chunks, the state in registers.
 """
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -21,6 +23,7 @@ from pallas_kernels.delta_rule.triton_tiles import (
 
 
 @triton.jit
+@no_type_check
 def forward_kernel(
     q, k, beta, segments, w, d0, scores, initial_state, length, scale,
     output, d, states, final_state,
@@ -68,6 +71,7 @@ def forward_kernel(
 
 
 @triton.jit
+@no_type_check
 def reverse_kernel(
     q, k, beta, segments, w, scores, do, dfinal_state, length, scale,
     du, dstates, dinitial_state,

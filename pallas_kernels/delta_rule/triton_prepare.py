@@ -9,6 +9,8 @@ With E = V - K S, eq. 20 is D = E - N B E = D0 - W S, where
 so that two products a chunk are left to the serial pass.
 """
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -26,6 +28,7 @@ from pallas_kernels.delta_rule.triton_tiles import (
 
 
 @triton.jit
+@no_type_check
 def prepare_kernel(
     q, k, v, beta, segments, length,
     w, d0, scores, correction,

@@ -5,6 +5,8 @@
 The fastest form for a few tokens, and what the paper's figure of speed-ups compares with.
 """
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -12,6 +14,7 @@ from pallas_kernels.delta_rule.triton_tiles import tile
 
 
 @triton.jit
+@no_type_check
 def recurrent_kernel(
     q, k, v, beta, segments, initial_state, length, scale,
     output, final_state,

@@ -39,10 +39,11 @@ def chunk_tokens(itemsize: int) -> int:
     return 64 if itemsize == 2 else 32
 
 
-def outputs_on_the_way(batch_heads: int) -> bool:
+def outputs_on_the_way(batch_heads: int, itemsize: int) -> bool:
     """Whether the serial pass makes the outputs too: with many heads, programs enough fill the GPU
-    and memory is saved the states; with few, the chain from chunk to chunk must be short."""
-    return batch_heads > FEW_HEADS
+    and memory is saved the states; with few, the chain from chunk to chunk must be short. Tiles of
+    4-byte numbers leave no registers for it."""
+    return batch_heads > FEW_HEADS and itemsize == 2
 
 
 def tile(kernel: str, key_size: int, itemsize: int, capability: int) -> Tile:
@@ -50,20 +51,18 @@ def tile(kernel: str, key_size: int, itemsize: int, capability: int) -> Tile:
 
     Chosen by compiling (registers, spills and shared memory: `make aot`).
     """
-    before_hopper = capability < 90
-    wide, single = key_size > 128, itemsize == 4
-    tiles = {
-        "prepare": Tile(64, 64, 4, 2),
-        "forward": Tile(0, 32 if wide or single or before_hopper else 64, 4, 1 if wide else 2),
-        "reverse": Tile(0, 32 if wide or single or before_hopper else 64, 4, 1 if wide else 2),
-        "output": Tile(64, 64, 4, 2),
-        "gradients": Tile(min(key_size, 64 if single else 128), 32, 8, 1),
-        "recurrent": Tile(0, 8 if wide else 16, 1, 1),
-    }
+    wide, single, hopper = key_size > 128, itemsize == 4, capability >= 90
+    serial = Tile(0, 64 if hopper and not wide else 32, 8 if wide else 4, 1 if wide else 2)
     if single:
-        tiles["forward"] = tiles["forward"]._replace(warps=8, stages=1)
-        tiles["reverse"] = tiles["reverse"]._replace(warps=8, stages=1)
-    return tiles[kernel]
+        serial = Tile(0, 16, 8, 1)
+    return {
+        "prepare": Tile(64, 64, 4, 2),
+        "forward": serial,
+        "reverse": serial._replace(warps=8) if hopper else serial,
+        "output": Tile(64, 64, 4, 2),
+        "gradients": Tile(128 if hopper and key_size >= 128 and not single else 64, 32, 8, 1),
+        "recurrent": Tile(0, 8 if wide else 16, 1, 1),
+    }[kernel]
 
 
 @functools.cache

@@ -3,14 +3,18 @@
 """What all Triton kernels of the delta rule use: loads, products, the triangular inverse.
 
 Equation numbers are README.md's, from "One chunk in the Hopper kernels". In names of constants:
-C tokens of a chunk, K and V head sizes, BK and BV of a block of them, H heads.
+C tokens of a chunk, K and V head sizes, BK and BV of a block of them, H heads. `no_type_check`:
+what wraps functions to check their annotations in tests would hide them from Triton's compiler.
 """
+
+from typing import no_type_check
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
+@no_type_check
 def load_tokens(array, row, head, start, length, column, H: tl.constexpr, C: tl.constexpr,
                 WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """[C, BLOCK] of [B, T, H, WIDTH]: tokens from `start` (of batch row `row`), zeros past T."""
@@ -21,6 +25,7 @@ def load_tokens(array, row, head, start, length, column, H: tl.constexpr, C: tl.
 
 
 @triton.jit
+@no_type_check
 def store_tokens(array, x, row, head, start, length, column, H: tl.constexpr, C: tl.constexpr,
                  WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """The reverse of `load_tokens`."""
@@ -32,6 +37,7 @@ def store_tokens(array, x, row, head, start, length, column, H: tl.constexpr, C:
 
 
 @triton.jit
+@no_type_check
 def load_beta(beta, row, head, start, length, H: tl.constexpr, C: tl.constexpr):
     """[C] float32 of [B, T, H], zeros past T."""
     t = start + tl.arange(0, C)
@@ -40,6 +46,7 @@ def load_beta(beta, row, head, start, length, H: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def tile(tile_index, first_row, column, ROWS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
          WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Offsets of a [BLOCK_ROWS, BLOCK] part of matrix `tile_index` of many [ROWS, WIDTH]."""
@@ -48,6 +55,7 @@ def tile(tile_index, first_row, column, ROWS: tl.constexpr, BLOCK_ROWS: tl.const
 
 
 @triton.jit
+@no_type_check
 def segments_of(segments, row, start, length, C: tl.constexpr):
     """A chunk's segment numbers [C], and those of its incoming and of its outgoing state."""
     ids = segments + row.to(tl.int64) * length
@@ -58,24 +66,28 @@ def segments_of(segments, row, start, length, C: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def rows_where(mask, x):
     """Rows of `x` where `mask`, else 0."""
     return tl.where(mask[:, None], x, 0.0).to(x.dtype)
 
 
 @triton.jit
+@no_type_check
 def dot(a, b, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
     """a b with both rounded to DTYPE; float32 sums. PRECISION is of float32 products."""
     return tl.dot(a.to(DTYPE), b.to(DTYPE), input_precision=PRECISION)
 
 
 @triton.jit
+@no_type_check
 def remainder(a, DTYPE: tl.constexpr):
     """What rounding float32 `a` to DTYPE leaves."""
     return a - a.to(DTYPE).to(tl.float32)
 
 
 @triton.jit
+@no_type_check
 def split_dot(a, b, DTYPE: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr):
     """`dot`; with SPLIT of the float32 `a` as a sum of two DTYPE numbers."""
     product = dot(a, b, DTYPE, PRECISION)
@@ -85,6 +97,7 @@ def split_dot(a, b, DTYPE: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.cons
 
 
 @triton.jit
+@no_type_check
 def dot_split(a, b, DTYPE: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr):
     """`dot`; with SPLIT of the float32 `b` as a sum of two DTYPE numbers."""
     product = dot(a, b, DTYPE, PRECISION)
@@ -94,6 +107,7 @@ def dot_split(a, b, DTYPE: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.cons
 
 
 @triton.jit
+@no_type_check
 def lower(x, ids, C: tl.constexpr, STRICT: tl.constexpr, SEGMENTS: tl.constexpr):
     """The (strictly) lower triangle of [C, C], within segments."""
     i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
@@ -104,6 +118,7 @@ def lower(x, ids, C: tl.constexpr, STRICT: tl.constexpr, SEGMENTS: tl.constexpr)
 
 
 @triton.jit
+@no_type_check
 def unit_lower_inverse(a, C: tl.constexpr, PRECISION: tl.constexpr):
     """(I + a)^-1 of a strictly lower [C, C] in float32.
 

@@ -163,7 +163,9 @@ def _run(q, k, v, beta, state, segments, options):
         )
         return output, final_state, None
     chunks = _prepare(problem, q, k, v, beta, segments)
-    at_once = triton_support.outputs_on_the_way(problem.batch * problem.heads)
+    at_once = triton_support.outputs_on_the_way(
+        problem.batch * problem.heads, problem.dtype.itemsize
+    )
     save = options.save or not at_once
     output, d, states, final_state = _pass(
         problem, q, k, v, beta, segments, state, chunks, output=at_once, save=save
