@@ -60,8 +60,11 @@ def forward_kernel(
             q_tile = load_tokens(q, row, head, start, length, 0, H, C, K, K)
             if SEGMENTS:
                 q_tile = rows_where(ids == incoming, q_tile)
+            p_tile = tl.load(scores + tile(index, 0, 0, C, C, C, C))
+            # From rounded errors, as output_kernel has them: the same bits.
+            written = b[:, None] * x.to(DTYPE).to(tl.float32)
             out = dot(q_tile, rounded, DTYPE, PRECISION)
-            out += dot(tl.load(scores + tile(index, 0, 0, C, C, C, C)), u, DTYPE, PRECISION)
+            out += dot(p_tile, written, DTYPE, PRECISION)
             store_tokens(output, scale * out, row, head, start, length, column, H, C, V, BV)
         if SEGMENTS:
             u = rows_where(ids == outgoing, u)
