@@ -100,9 +100,9 @@ def delta_rule(
             The other implementations cut nothing and ignore it.
         residuals: what the backward pass of "pallas" and "triton" finds ready beside its inputs:
             "recompute", little, or "save", what the forward pass came by: of "pallas" 2 V + K V /
-            32 + 384 bytes a token and head, of "triton" with 16-bit inputs 2 K more and 128 less.
-            Same bits; in the others, and in "pallas" with K > 128, where "recompute" is the faster,
-            it changes nothing.
+            32 + 384 bytes a token and head, of "triton" with 16-bit inputs 2 K more. Same bits; in
+            the others, and in "pallas" with K > 128, where "recompute" is the faster, it changes
+            nothing.
         implementation: "reference" (the definition, `lax.scan` over T), "xla" (chunkwise, any
             platform), "pallas" (a Hopper GPU; bfloat16 or float16, K and V up to 256), "triton"
             (GPUs of compute capability 8.0, 8.6, 8.9 and 9.0 with jax-triton; any but float64, K up

@@ -52,13 +52,13 @@ def output_kernel(
 @triton.jit
 @no_type_check
 def gradients_kernel(
-    q, k, beta, segments, do, correction, d, du, states, dstates, length, scale,
+    q, k, beta, segments, do, d, dx, states, dstates, length, scale,
     dq, dk, dv, dbeta,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, SEGMENTS: tl.constexpr,
 ):  # fmt: skip
-    """Eqs. 22 to 25 for BK columns of dQ and dK; the first block also writes dV and dbeta.
+    """Eqs. 23 to 25 for BK columns of dQ and dK; the first block also writes dV and dbeta.
 
     Grid (B H K / BK, N).
     """
@@ -71,7 +71,6 @@ def gradients_kernel(
     if SEGMENTS:
         ids, incoming, outgoing = segments_of(segments, row, start, length, C)
     b = load_beta(beta, row, head, start, length, H, C)
-    n_transposed = tl.trans(tl.load(correction + tile(index, 0, 0, C, C, C, C)))
     dq_block = tl.zeros((C, BK), tl.float32)
     dk_block = tl.zeros((C, BK), tl.float32)
     dscores = tl.zeros((C, C), tl.float32)
@@ -79,12 +78,11 @@ def gradients_kernel(
     db = tl.zeros((C,), tl.float32)
     for column in range(0, V, BV):
         do_tile = load_tokens(do, row, head, start, length, column, H, C, V, BV)
-        dx = tl.load(du + tile(index, 0, column, C, C, V, BV)).to(tl.float32)
-        dx -= dot(n_transposed, b[:, None] * dx, DTYPE, PRECISION)
+        dx_tile = tl.load(dx + tile(index, 0, column, C, C, V, BV)).to(tl.float32)
         errors = tl.load(d + tile(index, 0, column, C, C, V, BV)).to(tl.float32)
-        db += tl.sum(dx * errors, axis=1)
+        db += tl.sum(dx_tile * errors, axis=1)
         u = (b[:, None] * errors).to(DTYPE)
-        dv_tile = (b[:, None] * dx).to(DTYPE)
+        dv_tile = (b[:, None] * dx_tile).to(DTYPE)
         if first == 0:
             store_tokens(dv, dv_tile, row, head, start, length, column, H, C, V, BV)
         u_transposed = tl.trans(u)

@@ -76,14 +76,14 @@ def forward_kernel(
 @triton.jit
 @no_type_check
 def reverse_kernel(
-    q, k, beta, segments, w, scores, do, dfinal_state, length, scale,
-    du, dstates, dinitial_state,
+    q, k, beta, segments, w, scores, correction, lost, do, dfinal_state, length, scale,
+    dx, dstates, dinitial_state,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BV: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr, SEGMENTS: tl.constexpr,
 ):  # fmt: skip
-    """dU = s P^T dO + K dS', dS = dS' + s Q^T dO - W^T B dU (eqs. 10, 12). Grid (B H V / BV).
+    """dX = dU - N^T B dU of eq. 22, where dU = s P^T dO + K dS', dS = dS' + s Q^T dO - W^T B dU.
 
-    Keeps dU [B H, N, C, V] and the cotangent after every chunk [B H, N, K, V].
+    Grid (B H V / BV). Keeps dX [B H, N, C, V] and the cotangent after every chunk [B H, N, K, V].
     """
     bh, column = tl.program_id(0) // (V // BV), tl.program_id(0) % (V // BV) * BV
     row, head = bh // H, bh % H
@@ -108,7 +108,13 @@ def reverse_kernel(
             q_tile = rows_where(ids == incoming, q_tile)
             dstate = tl.where(incoming == outgoing, dstate, 0.0)
         x += scale * dot(tl.trans(p_tile), do_tile, DTYPE, PRECISION)
-        tl.store(du + tile(index, 0, column, C, C, V, BV), x.to(DTYPE))
+        written = b[:, None] * x
+        n_transposed = tl.trans(tl.load(correction + tile(index, 0, 0, C, C, C, C)))
+        x -= dot_split(n_transposed, written, DTYPE, PRECISION, SPLIT)
+        if SPLIT:
+            n_lost = tl.trans(tl.load(lost + tile(index, 0, 0, C, C, C, C)))
+            x -= dot(n_lost, written, DTYPE, PRECISION)
+        tl.store(dx + tile(index, 0, column, C, C, V, BV), x.to(DTYPE))
         dstate += scale * dot(tl.trans(q_tile), do_tile, DTYPE, PRECISION)
-        dstate -= dot_split(tl.trans(w_tile), b[:, None] * x, DTYPE, PRECISION, SPLIT)
+        dstate -= dot(tl.trans(w_tile), written, DTYPE, PRECISION)
     tl.store(dinitial_state + whole, dstate)

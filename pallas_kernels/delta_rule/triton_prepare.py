@@ -19,6 +19,7 @@ from pallas_kernels.delta_rule.triton_tiles import (
     load_beta,
     load_tokens,
     lower,
+    remainder,
     rows_where,
     segments_of,
     split_dot,
@@ -31,13 +32,16 @@ from pallas_kernels.delta_rule.triton_tiles import (
 @no_type_check
 def prepare_kernel(
     q, k, v, beta, segments, length,
-    w, d0, scores, correction,
+    w, d0, scores, correction, lost,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, C: tl.constexpr,
     BK: tl.constexpr, BV: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, INVERSE: tl.constexpr, SPLIT: tl.constexpr,
-    SEGMENTS: tl.constexpr,
+    REMAINDER: tl.constexpr, SEGMENTS: tl.constexpr,
 ):  # fmt: skip
-    """W [B H, N, C, K], D0 [B H, N, C, V], P and N [B H, N, C, C] (eqs. 19, 21). Grid (B H, N)."""
+    """W [B H, N, C, K], D0 [B H, N, C, V], P and N [B H, N, C, C] (eqs. 19, 21). Grid (B H, N).
+
+    With REMAINDER also what rounding N lost.
+    """
     bh, n = tl.program_id(0), tl.program_id(1)
     row, head = bh // H, bh % H
     start = n * C
@@ -63,6 +67,8 @@ def prepare_kernel(
     inverse = unit_lower_inverse(gram * b[None, :], C, INVERSE)
     n_tile = tl.dot(inverse, gram, input_precision=INVERSE)
     tl.store(correction + square, n_tile.to(DTYPE))
+    if REMAINDER:
+        tl.store(lost + square, remainder(n_tile, DTYPE).to(DTYPE))
 
     for column in range(0, K, BK):
         x = load_tokens(k, row, head, start, length, column, H, C, K, BK)

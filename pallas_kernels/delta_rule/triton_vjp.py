@@ -33,11 +33,12 @@ DTYPES = {"bfloat16": tl.bfloat16, "float16": tl.float16, "float32": tl.float32}
 # sums of tf32 or of bfloat16 numbers, which has two digits less and is quicker to compile and run.
 PRECISION = "tf32x3"
 INVERSE = {4: "tf32x3", 2: "bf16x3"}
-# With 16-bit inputs, operands computed in float32 are multiplied as sums of two 16-bit numbers:
-# in W and D0; the state; its cotangent and B dU (README.md, Numerics).
+# With 16-bit inputs, operands computed in float32 are multiplied as sums of two 16-bit numbers
+# (README.md, Numerics): N in W and D0; the state in D; the state's cotangent in dU, N and B dU in
+# dX. Without the last dV and dbeta miss 1e-2 where keys repeat; the second changes nothing there.
 SPLIT_PREPARE = True
 SPLIT_FORWARD = False
-SPLIT_REVERSE = False
+SPLIT_REVERSE = True
 
 
 class _Options(NamedTuple):
@@ -53,6 +54,7 @@ class _Chunks(NamedTuple):
     d0: jax.Array
     scores: jax.Array
     correction: jax.Array
+    lost: jax.Array  # by rounding the correction; empty where it is not needed
 
 
 class _Kept(NamedTuple):
@@ -118,7 +120,8 @@ def _split(problem, wanted: bool) -> bool:
 
 def _prepare(problem, q, k, v, beta, segments) -> _Chunks:
     size = problem.chunk
-    widths = (problem.key_size, problem.value_size, size, size)
+    remainder = _split(problem, SPLIT_REVERSE)
+    widths = (problem.key_size, problem.value_size, size, size, size * remainder)
     return _Chunks(
         *problem.call(
             prepare_kernel,
@@ -127,6 +130,7 @@ def _prepare(problem, q, k, v, beta, segments) -> _Chunks:
             parallel=True,
             INVERSE=INVERSE[problem.dtype.itemsize],
             SPLIT=_split(problem, SPLIT_PREPARE),
+            REMAINDER=remainder,
         )
     )
 
@@ -190,16 +194,17 @@ def _gradients(q, k, v, beta, state, segments, kept, do, dfinal_state, options):
         kept = _Kept(chunks, d, states)
     chunks, d, states = kept
     tail = (problem.length, options.scale)
-    du, dstates, dinitial_state = problem.call(
+    dx, dstates, dinitial_state = problem.call(
         reverse_kernel,
-        *(q, k, beta, ids, chunks.w, chunks.scores, do, dfinal_state, *tail),
+        *(q, k, beta, ids, chunks.w, chunks.scores, chunks.correction, chunks.lost),
+        *(do, dfinal_state, *tail),
         out=[d, states, problem.state],
         parallel=False,
         SPLIT=_split(problem, SPLIT_REVERSE),
     )
     dq, dk, dv, dbeta = problem.call(
         gradients_kernel,
-        *(q, k, beta, ids, do, chunks.correction, d, du, states, dstates, *tail),
+        *(q, k, beta, ids, do, d, dx, states, dstates, *tail),
         out=[q, k, v, beta],
         parallel=True,
     )
