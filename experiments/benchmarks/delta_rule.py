@@ -123,6 +123,16 @@ def _of_ours(**options) -> Peer:
     return Peer(lambda: functools.partial(run, **options), framework="jax", modes=modes)
 
 
+def _triton_recurrent():
+    from pallas_kernels.delta_rule.triton_vjp import delta_rule_triton
+
+    def run(*args):
+        scale = args[0].shape[-1] ** -0.5
+        return delta_rule_triton(*args, None, scale=scale, chunk_size=CHUNK, recurrent=True)
+
+    return run
+
+
 def _fla(name: str):
     def load():
         import fla.ops.delta_rule
@@ -205,6 +215,7 @@ DELTA_RULE_VS_RECURRENT = dataclasses.replace(
     peers={
         "fla_recurrent": Peer(_fla("fused_recurrent_delta_rule")),
         "triton": _of_ours(implementation="triton"),
+        "triton_recurrent": Peer(_triton_recurrent, framework="jax", modes=("forward",)),
         "scan": _of_ours(implementation="reference"),
     },
 )

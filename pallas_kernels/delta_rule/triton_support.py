@@ -58,7 +58,7 @@ def tile(kernel: str, key_size: int, itemsize: int, capability: int) -> Tile:
     return {
         "prepare": Tile(64, 64, 4, 2),
         "forward": serial,
-        "reverse": serial._replace(warps=8) if hopper else serial,
+        "reverse": serial._replace(warps=8),
         "output": Tile(64, 64, 4, 2),
         "gradients": Tile(128 if hopper and key_size >= 128 and not single else 64, 32, 8, 1),
         "recurrent": Tile(0, 8 if wide else 16, 1, 1),

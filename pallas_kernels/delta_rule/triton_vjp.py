@@ -45,6 +45,7 @@ class _Options(NamedTuple):
     scale: float
     save: bool
     capability: int
+    recurrent: bool = False  # whatever the length
 
 
 class _Chunks(NamedTuple):
@@ -158,14 +159,10 @@ def _run(q, k, v, beta, state, segments, options):
     """Outputs, final state and, with options.save, what the backward pass needs."""
     problem = _Problem(q, v, segments, options)
     segments = beta if segments is None else segments  # a pointer that is not followed
-    if problem.length <= triton_support.FEW_TOKENS:
-        output, final_state = problem.call(
-            recurrent_kernel,
-            *(q, k, v, beta, segments, state, problem.length, options.scale),
-            out=[v, problem.state],
-            parallel=False,
-        )
-        return output, final_state, None
+    if problem.length <= triton_support.FEW_TOKENS or options.recurrent:
+        arguments = (q, k, v, beta, segments, state, problem.length, options.scale)
+        out = [v, problem.state]
+        return *problem.call(recurrent_kernel, *arguments, out=out, parallel=False), None
     chunks = _prepare(problem, q, k, v, beta, segments)
     at_once = triton_support.outputs_on_the_way(
         problem.batch * problem.heads, problem.dtype.itemsize
@@ -246,10 +243,13 @@ def delta_rule_triton(
     sequence_pieces: int | None = None,
     residuals: str = "recompute",
     capability: int | None = None,
+    recurrent: bool = False,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
     """The delta rule in Triton; what it takes, triton_support.py says.
 
     `capability` is the GPU's compute capability, 80 for 8.0; that of the first device by default.
+    With `recurrent` outputs are made token by token whatever the length, as those of few tokens
+    are anyway; the backward pass is the same.
     """
     del chunk_size, sequence_pieces  # these kernels' chunks go by the dtype; rows stay whole
     if 0 in v.shape or 0 in q.shape:
@@ -261,6 +261,7 @@ def delta_rule_triton(
     q, k = (chunking.pad_axes(x, {3: wide_key}) for x in (q, k))
     v = chunking.pad_axes(v, {3: wide_value})
     initial_state = chunking.pad_axes(initial_state, {2: wide_key, 3: wide_value})
-    options = _Options(scale, residuals == "save", capability or triton_support.capability())
+    capability = capability or triton_support.capability()
+    options = _Options(scale, residuals == "save", capability, recurrent)
     output, final_state = _delta_rule(q, k, v, beta, initial_state, segments, options)
     return output[..., :value_size], final_state[:, :, :key_size, :value_size]
