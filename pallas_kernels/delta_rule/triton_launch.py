@@ -29,7 +29,7 @@ def _jax_triton():
 def launch(
     kernel: Callable,
     *arguments: jax.Array | int | float,
-    out: Sequence[jax.ShapeDtypeStruct],
+    out: Sequence[jax.ShapeDtypeStruct | jax.Array],
     grid: tuple[int, ...],
     tile: Tile,
     capability: int,
