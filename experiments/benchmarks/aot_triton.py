@@ -93,13 +93,20 @@ def compile_launch(launch: Launch) -> dict[str, int | float]:
     from triton.compiler import ASTSource
 
     from pallas_kernels.delta_rule import (
+        triton_correction,
         triton_parallel,
         triton_passes,
         triton_prepare,
         triton_recurrent,
     )
 
-    modules = (triton_parallel, triton_passes, triton_prepare, triton_recurrent)
+    modules = (
+        triton_correction,
+        triton_parallel,
+        triton_passes,
+        triton_prepare,
+        triton_recurrent,
+    )
     kernel = next(getattr(m, launch.kernel) for m in modules if hasattr(m, launch.kernel))
     aligned = [["tt.divisibility", 16]]
     pointers = {

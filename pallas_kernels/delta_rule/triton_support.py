@@ -47,7 +47,7 @@ def outputs_on_the_way(batch_heads: int, itemsize: int) -> bool:
 
 
 def tile(kernel: str, key_size: int, itemsize: int, capability: int) -> Tile:
-    """The tile of `kernel`, of "prepare", "forward", "reverse", "output", "gradients", "recurrent".
+    """The tile of a kernel: `kernel` is its name without "_kernel".
 
     Chosen by compiling (registers, spills and shared memory: `make aot`).
     """
@@ -56,6 +56,7 @@ def tile(kernel: str, key_size: int, itemsize: int, capability: int) -> Tile:
     if single:
         serial = Tile(0, 16, 8, 1)
     return {
+        "correction": Tile(64, 0, 1, 1),
         "prepare": Tile(64, 64, 4, 2),
         "forward": serial,
         "reverse": serial._replace(warps=8),

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all Triton kernels of the delta rule use: loads, products, the triangular inverse.
+"""What all Triton kernels of the delta rule use: loads, stores, products, masks.
 
 Equation numbers are README.md's, from "One chunk in the Hopper kernels". In names of constants:
 C tokens of a chunk, K and V head sizes, BK and BV of a block of them, H heads. `no_type_check`:
@@ -56,13 +56,23 @@ def tile(tile_index, first_row, column, ROWS: tl.constexpr, BLOCK_ROWS: tl.const
 
 @triton.jit
 @no_type_check
+def segment_ids_of(segments, row, start, length, C: tl.constexpr, SEGMENTS: tl.constexpr):
+    """Segment numbers [C] of tokens from `start`; those past T are of the last one's segment."""
+    if SEGMENTS:
+        t = tl.minimum(start + tl.arange(0, C), length - 1)
+        return tl.load(segments + row.to(tl.int64) * length + t)
+    else:
+        return tl.zeros((C,), tl.int32)
+
+
+@triton.jit
+@no_type_check
 def segments_of(segments, row, start, length, C: tl.constexpr):
     """A chunk's segment numbers [C], and those of its incoming and of its outgoing state."""
     ids = segments + row.to(tl.int64) * length
-    t = tl.minimum(start + tl.arange(0, C), length - 1)
     incoming = tl.load(ids + tl.maximum(start - 1, 0))
     outgoing = tl.load(ids + tl.minimum(start + C, length) - 1)
-    return tl.load(ids + t), incoming, outgoing
+    return segment_ids_of(segments, row, start, length, C, True), incoming, outgoing
 
 
 @triton.jit
@@ -88,16 +98,6 @@ def remainder(a, DTYPE: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def split_dot(a, b, DTYPE: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr):
-    """`dot`; with SPLIT of the float32 `a` as a sum of two DTYPE numbers."""
-    product = dot(a, b, DTYPE, PRECISION)
-    if SPLIT:
-        product += dot(remainder(a, DTYPE), b, DTYPE, PRECISION)
-    return product
-
-
-@triton.jit
-@no_type_check
 def dot_split(a, b, DTYPE: tl.constexpr, PRECISION: tl.constexpr, SPLIT: tl.constexpr):
     """`dot`; with SPLIT of the float32 `b` as a sum of two DTYPE numbers."""
     product = dot(a, b, DTYPE, PRECISION)
@@ -115,32 +115,3 @@ def lower(x, ids, C: tl.constexpr, STRICT: tl.constexpr, SEGMENTS: tl.constexpr)
     if SEGMENTS:
         mask &= ids[:, None] == ids[None, :]
     return tl.where(mask, x, 0.0)
-
-
-@triton.jit
-@no_type_check
-def unit_lower_inverse(a, C: tl.constexpr, PRECISION: tl.constexpr):
-    """(I + a)^-1 of a strictly lower [C, C] in float32.
-
-    Substitution in the 16 x 16 blocks on the diagonal, all at once, then exact merges of pairs:
-    [[P, 0], [L, R]]^-1 = [[P^-1, 0], [-R^-1 L P^-1, R^-1]]. No powers of `a` (wy.py says why).
-    """
-    COUNT: tl.constexpr = C // 16
-    m = tl.arange(0, COUNT)[:, None, None, None]
-    n = tl.arange(0, COUNT)[None, None, :, None]
-    diagonal = tl.sum(tl.where(m == n, tl.reshape(a, (COUNT, 16, COUNT, 16)), 0.0), axis=2)
-    i, j = tl.arange(0, 16)[None, :, None], tl.arange(0, 16)[None, None, :]
-    x = tl.where(i == j, 1.0, diagonal * 0.0)
-    for c in range(15):
-        row = tl.sum(tl.where(i == c, x, 0.0), axis=1)
-        column = tl.sum(tl.where(j == c, diagonal, 0.0), axis=2)
-        x -= column[:, :, None] * row[:, None, :]
-    x = tl.reshape(tl.where(m == n, tl.expand_dims(x, 2), 0.0), (C, C))
-
-    r, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    for level in tl.static_range(4, 7):
-        if 2 << level <= C:
-            pair = (r >> (level + 1) == s >> (level + 1)) & (r >> level != s >> level)
-            corner = tl.dot(tl.where(pair, a, 0.0), x, input_precision=PRECISION)
-            x -= tl.dot(x, corner, input_precision=PRECISION)
-    return x

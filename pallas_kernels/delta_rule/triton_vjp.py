@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Triton kernels as one differentiable function: padding, order of kernels, residuals.
 
-    forward     prepare, forward (with the outputs; with few heads they get a kernel of their own)
-    backward    prepare, forward without outputs, reverse, gradients
+    forward     correction, prepare, forward (with the outputs; those of few heads have a kernel
+                of their own)
+    backward    correction, prepare, forward without outputs, reverse, gradients
     few tokens  the recurrence; its backward pass is the one above
 
 Residuals are the inputs; with residuals="save" also what the first two kernels made, named
@@ -23,16 +24,15 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels._common import chunking, names
 from pallas_kernels.delta_rule import triton_launch, triton_support
 from pallas_kernels.delta_rule.kernel_support import KEY_SIZES
+from pallas_kernels.delta_rule.triton_correction import correction_kernel
 from pallas_kernels.delta_rule.triton_parallel import gradients_kernel, output_kernel
 from pallas_kernels.delta_rule.triton_passes import forward_kernel, reverse_kernel
 from pallas_kernels.delta_rule.triton_prepare import prepare_kernel
 from pallas_kernels.delta_rule.triton_recurrent import recurrent_kernel
 
 DTYPES = {"bfloat16": tl.bfloat16, "float16": tl.float16, "float32": tl.float32}
-# Of float32 inputs' products, and of those that make the inverse, by bytes of an input: operands as
-# sums of tf32 or of bfloat16 numbers, which has two digits less and is quicker to compile and run.
+# Of products of float32 numbers: operands as sums of tf32 numbers; never tf32 alone.
 PRECISION = "tf32x3"
-INVERSE = {4: "tf32x3", 2: "bf16x3"}
 # With 16-bit inputs, operands computed in float32 are multiplied as sums of two 16-bit numbers
 # (README.md, Numerics): N in W and D0; the state in D; the state's cotangent in dU, N and B dU in
 # dX. Without the last dV and dbeta miss 1e-2 where keys repeat; the second changes nothing there.
@@ -99,10 +99,11 @@ class _Problem:
         policy = {"DTYPE": DTYPES[self.dtype.name], "PRECISION": PRECISION}
         known = sizes | policy | {"SEGMENTS": self.segmented} | constants
         taken = {k: v for k, v in known.items() if k in kernel.arg_names}
-        blocks = {
-            "prepare": 1,
-            "gradients": self.key_size // max(tile.block_k, 1),
-        }.get(name, self.value_size // tile.block_v)
+        blocks = 1  # of a (batch row, head) side by side
+        if name == "gradients":
+            blocks = self.key_size // tile.block_k
+        elif name not in ("correction", "prepare"):
+            blocks = self.value_size // tile.block_v
         grid = (blocks * self.batch * self.heads, *([self.chunks] if parallel else []))
         return triton_launch.launch(
             kernel,
@@ -121,19 +122,23 @@ def _split(problem, wanted: bool) -> bool:
 
 def _prepare(problem, q, k, v, beta, segments) -> _Chunks:
     size = problem.chunk
-    remainder = _split(problem, SPLIT_REVERSE)
-    widths = (problem.key_size, problem.value_size, size, size, size * remainder)
-    return _Chunks(
-        *problem.call(
-            prepare_kernel,
-            *(q, k, v, beta, segments, problem.length),
-            out=[problem.tiles(size, width) for width in widths],
-            parallel=True,
-            INVERSE=INVERSE[problem.dtype.itemsize],
-            SPLIT=_split(problem, SPLIT_PREPARE),
-            REMAINDER=remainder,
-        )
+    remainder = _split(problem, SPLIT_PREPARE or SPLIT_REVERSE)
+    correction, lost = problem.call(
+        correction_kernel,
+        *(k, beta, segments, problem.length),
+        out=[problem.tiles(size, size), problem.tiles(size, size * remainder)],
+        parallel=True,
+        INVERSE=PRECISION,
+        REMAINDER=remainder,
     )
+    w, d0, scores = problem.call(
+        prepare_kernel,
+        *(q, k, v, beta, segments, correction, lost, problem.length),
+        out=[problem.tiles(size, n) for n in (problem.key_size, problem.value_size, size)],
+        parallel=True,
+        SPLIT=_split(problem, SPLIT_PREPARE),
+    )
+    return _Chunks(w, d0, scores, correction, lost)
 
 
 def _pass(problem, q, k, v, beta, segments, state, chunks, *, output: bool, save: bool):

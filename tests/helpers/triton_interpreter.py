@@ -77,8 +77,6 @@ def _bfloat16_as_on_a_gpu(interpreter, tl):
 def launch(kernel, *arguments, out, grid, tile, capability, **constants):
     """Stands for triton_launch.launch; outputs are NaN until the kernel writes them."""
     del tile, capability
-    if "INVERSE" in constants:  # the interpreter's products of float32 are float32's
-        constants["INVERSE"] = "ieee"
     scalars = {i: x for i, x in enumerate(arguments) if isinstance(x, int | float)}
 
     def run(*arrays):
