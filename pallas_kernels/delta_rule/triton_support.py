@@ -46,22 +46,33 @@ def outputs_on_the_way(batch_heads: int, itemsize: int) -> bool:
     return batch_heads > FEW_HEADS and itemsize == 2
 
 
-def tile(kernel: str, key_size: int, itemsize: int, capability: int) -> Tile:
-    """The tile of a kernel: `kernel` is its name without "_kernel".
+# Tiles by a kernel's name that take the place of `tile`'s, of programs traced afterwards.
+OVERRIDES: dict[str, Tile] = {}
 
-    Chosen by compiling (registers, spills and shared memory: `make aot`).
+
+def tile(kernel: str, key_size: int, itemsize: int, capability: int, few: bool) -> Tile:
+    """The tile of a kernel: `kernel` is its name without "_kernel", `few` that heads are FEW_HEADS.
+
+    Chosen by compiling (registers, spills and shared memory: `make aot`);
+    `experiments.benchmarks.tune_triton` times others on a GPU.
     """
     wide, single, hopper = key_size > 128, itemsize == 4, capability >= 90
-    serial = Tile(0, 64 if hopper and not wide else 32, 8 if wide else 4, 1 if wide else 2)
+    if kernel in OVERRIDES:
+        return OVERRIDES[kernel]
     if single:
         serial = Tile(0, 16, 8, 1)
+    elif wide:
+        serial = Tile(0, 32, 8, 1)
+    else:
+        serial = Tile(0, 64 if hopper and not few else 32, 4, 2)
     return {
         "correction": Tile(64, 0, 1, 1),
         "prepare": Tile(64, 64, 4, 2),
         "forward": serial,
-        "reverse": serial._replace(warps=8),
+        # With 4 warps it spills, but where there are few heads, on Hopper.
+        "reverse": serial if hopper and few and not wide else serial._replace(warps=8),
         "output": Tile(64, 64, 4, 2),
-        "gradients": Tile(128 if hopper and key_size >= 128 and not single else 64, 32, 8, 1),
+        "gradients": Tile(64 if single else min(key_size, 128), 32, 8, 1 if single else 2),
         "recurrent": Tile(0, 8 if wide else 16, 1, 1),
     }[kernel]
 

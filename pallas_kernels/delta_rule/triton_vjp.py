@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import chunking, names
 from pallas_kernels.delta_rule import triton_launch, triton_support
-from pallas_kernels.delta_rule.kernel_support import KEY_SIZES
+from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, KEY_SIZES
 from pallas_kernels.delta_rule.triton_correction import correction_kernel
 from pallas_kernels.delta_rule.triton_parallel import gradients_kernel, output_kernel
 from pallas_kernels.delta_rule.triton_passes import forward_kernel, reverse_kernel
@@ -91,8 +91,9 @@ class _Problem:
     def call(self, kernel, *arguments, out, parallel, **constants):
         """Calls a kernel whose grid is (blocks B H) or, `parallel`, (blocks B H, N)."""
         name = kernel.fn.__name__.removesuffix("_kernel")
+        few = self.batch * self.heads <= FEW_HEADS
         tile = triton_support.tile(
-            name, self.key_size, self.dtype.itemsize, self.options.capability
+            name, self.key_size, self.dtype.itemsize, self.options.capability, few
         )
         sizes = {"H": self.heads, "K": self.key_size, "V": self.value_size, "C": self.chunk}
         sizes |= {"BK": tile.block_k, "BV": tile.block_v}
@@ -160,6 +161,43 @@ def _pass(problem, q, k, v, beta, segments, state, chunks, *, output: bool, save
     )
 
 
+def _outputs(problem, q, v, beta, segments, chunks, d, states):
+    (output,) = problem.call(
+        output_kernel,
+        *(q, beta, segments, chunks.scores, d, states),
+        *(problem.length, problem.options.scale),
+        out=[v],
+        parallel=True,
+    )
+    return output
+
+
+def _reverse(problem, q, k, beta, segments, chunks, do, dfinal_state):
+    """(dX, cotangents after every chunk, that of the initial state)."""
+    dx, dstates = (
+        problem.tiles(size, problem.value_size) for size in (problem.chunk, problem.key_size)
+    )
+    return problem.call(
+        reverse_kernel,
+        *(q, k, beta, segments, chunks.w, chunks.scores, chunks.correction, chunks.lost),
+        *(do, dfinal_state, problem.length, problem.options.scale),
+        out=[dx, dstates, problem.state],
+        parallel=False,
+        SPLIT=_split(problem, SPLIT_REVERSE),
+    )
+
+
+def _parallel_gradients(problem, q, k, v, beta, segments, do, d, dx, states, dstates):
+    """(dq, dk, dv, dbeta)."""
+    return problem.call(
+        gradients_kernel,
+        *(q, k, beta, segments, do, d, dx, states, dstates),
+        *(problem.length, problem.options.scale),
+        out=[q, k, v, beta],
+        parallel=True,
+    )
+
+
 def _run(q, k, v, beta, state, segments, options):
     """Outputs, final state and, with options.save, what the backward pass needs."""
     problem = _Problem(q, v, segments, options)
@@ -177,12 +215,7 @@ def _run(q, k, v, beta, state, segments, options):
         problem, q, k, v, beta, segments, state, chunks, output=at_once, save=save
     )
     if not at_once:
-        (output,) = problem.call(
-            output_kernel,
-            *(q, beta, segments, chunks.scores, d, states, problem.length, options.scale),
-            out=[v],
-            parallel=True,
-        )
+        output = _outputs(problem, q, v, beta, segments, chunks, d, states)
     kept = _Kept(chunks._replace(d0=None), d, states) if options.save else None
     return output, final_state, kept
 
@@ -195,22 +228,9 @@ def _gradients(q, k, v, beta, state, segments, kept, do, dfinal_state, options):
         _, d, states, _ = _pass(problem, q, k, v, beta, ids, state, chunks, output=False, save=True)
         kept = _Kept(chunks, d, states)
     chunks, d, states = kept
-    tail = (problem.length, options.scale)
-    dx, dstates, dinitial_state = problem.call(
-        reverse_kernel,
-        *(q, k, beta, ids, chunks.w, chunks.scores, chunks.correction, chunks.lost),
-        *(do, dfinal_state, *tail),
-        out=[d, states, problem.state],
-        parallel=False,
-        SPLIT=_split(problem, SPLIT_REVERSE),
-    )
-    dq, dk, dv, dbeta = problem.call(
-        gradients_kernel,
-        *(q, k, beta, ids, do, d, dx, states, dstates, *tail),
-        out=[q, k, v, beta],
-        parallel=True,
-    )
-    return dq, dk, dv, dbeta, dinitial_state
+    dx, dstates, dinitial_state = _reverse(problem, q, k, beta, ids, chunks, do, dfinal_state)
+    gradients = _parallel_gradients(problem, q, k, v, beta, ids, do, d, dx, states, dstates)
+    return *gradients, dinitial_state
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
