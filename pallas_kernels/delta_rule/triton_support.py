@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, KEY_SIZES
+from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, KEY_SIZES, WIDE
 
 # Compute capability: bytes of shared memory a block may use.
 SHARED_MEMORY = {80: 166912, 86: 101376, 89: 101376, 90: 232448}
@@ -39,11 +39,11 @@ def chunk_tokens(itemsize: int) -> int:
     return 64 if itemsize == 2 else 32
 
 
-def outputs_on_the_way(batch_heads: int, itemsize: int) -> bool:
+def outputs_on_the_way(batch_heads: int, key_size: int, itemsize: int) -> bool:
     """Whether the serial pass makes the outputs too: with many heads, programs enough fill the GPU
-    and memory is saved the states; with few, the chain from chunk to chunk must be short. Tiles of
-    4-byte numbers leave no registers for it."""
-    return batch_heads > FEW_HEADS and itemsize == 2
+    and memory is saved the states; with few, the chain from chunk to chunk must be short. Wide keys
+    and 4-byte numbers leave no registers for it."""
+    return batch_heads > FEW_HEADS and key_size <= WIDE and itemsize == 2
 
 
 # Tiles by a kernel's name that take the place of `tile`'s, of programs traced afterwards.
@@ -56,7 +56,7 @@ def tile(kernel: str, key_size: int, itemsize: int, capability: int, few: bool) 
     Chosen by compiling (registers, spills and shared memory: `make aot`);
     `experiments.benchmarks.tune_triton` times others on a GPU.
     """
-    wide, single, hopper = key_size > 128, itemsize == 4, capability >= 90
+    wide, single, hopper = key_size > WIDE, itemsize == 4, capability >= 90
     if kernel in OVERRIDES:
         return OVERRIDES[kernel]
     if single:

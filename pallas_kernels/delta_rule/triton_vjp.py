@@ -208,7 +208,7 @@ def _run(q, k, v, beta, state, segments, options):
         return *problem.call(recurrent_kernel, *arguments, out=out, parallel=False), None
     chunks = _prepare(problem, q, k, v, beta, segments)
     at_once = triton_support.outputs_on_the_way(
-        problem.batch * problem.heads, problem.dtype.itemsize
+        problem.batch * problem.heads, problem.key_size, problem.dtype.itemsize
     )
     save = options.save or not at_once
     output, d, states, final_state = _pass(
