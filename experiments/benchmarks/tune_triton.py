@@ -26,12 +26,12 @@ from pallas_kernels.delta_rule.triton_support import Tile
 
 # Block sizes of keys and of values, warps, stages; 0 where a kernel has no such block.
 CANDIDATES = {
-    "correction": ((32, 64, 128), (0,), (1, 2), (1, 2)),
-    "prepare": ((64, 128), (64,), (4, 8), (1, 2, 3)),
-    "forward": ((0,), (16, 32, 64), (4, 8), (1, 2, 3)),
+    "correction": ((64, 128), (0,), (1, 2), (1,)),
+    "prepare": ((64, 128), (64,), (4, 8), (1, 2)),
+    "forward": ((0,), (16, 32, 64), (4, 8), (1, 2)),
     "reverse": ((0,), (16, 32, 64), (4, 8), (1, 2)),
-    "output": ((64, 128), (64,), (4, 8), (1, 2, 3)),
-    "gradients": ((64, 128), (32, 64), (4, 8), (1, 2, 3)),
+    "output": ((64, 128), (64,), (4, 8), (1, 2)),
+    "gradients": ((64, 128), (32, 64), (4, 8), (1, 2)),
 }
 SWITCHES = ("SPLIT_PREPARE", "SPLIT_FORWARD", "SPLIT_REVERSE")
 

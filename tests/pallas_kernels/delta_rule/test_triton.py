@@ -7,6 +7,7 @@ Skipped where Triton is not installed; `make install GPU=1` brings it. On a GPU:
 
 import functools
 import importlib.util
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -163,21 +164,21 @@ def test_what_a_kernel_hands_on_matters(interpreted, monkeypatch, x64, kernel, r
 @needs_triton
 @pytest.mark.slow
 def test_over_a_mesh(interpreted, monkeypatch, x64):
-    """A sequence in two pieces on two devices."""
+    """Of one device: the interpreter cannot run for two at a time."""
     run = dispatch.Implementation(
         "triton",
         functools.partial(interpreted.delta_rule_triton, capability=80),
         lambda *args, **options: None,
     )
     monkeypatch.setattr(api, "IMPLEMENTATIONS", (run,))
-    mesh = jax.make_mesh((2,), ("t",), (AxisType.Auto,), devices=jax.devices()[:2])
+    mesh = jax.make_mesh((1,), ("b",), (AxisType.Auto,), devices=jax.devices()[:1])
 
-    def pieces(*args):
+    def sharded(*args):
         *inputs, state, ids = args
         return delta_rule_sharded(
             *inputs,
             mesh=mesh,
-            sequence="t",
+            rows=("b",),
             initial_state=state,
             segment_ids=ids,
             scale=0.125,
@@ -185,7 +186,7 @@ def test_over_a_mesh(interpreted, monkeypatch, x64):
         )
 
     args = arguments(1, 40, 1, 64, 64, "float32")
-    check_operator(pieces, definition, NAMES, args, jnp.arange(40)[None] // 30)
+    check_operator(sharded, definition, NAMES, args, jnp.arange(40)[None] // 30)
 
 
 def cuda_plugin() -> bool:
@@ -248,6 +249,8 @@ def test_takes_the_rest(monkeypatch):
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setattr(triton_support, "installed", lambda: False)
     assert triton_support.INSTALL in reason(80, monkeypatch)
+    pinned = Path(__file__).parents[3].joinpath("requirements-gpu.txt").read_text().split()
+    assert set(triton_support.INSTALL.removeprefix("pip install ").split()) <= set(pinned)
 
 
 def test_chosen_before_hopper_only(monkeypatch):
