@@ -9,7 +9,7 @@
 
 Residuals are the inputs; with residuals="save" also what the first two kernels made, named
 `names.RESIDUALS` for policies of `jax.checkpoint`. A custom_vjp: no forward mode, no second order.
-Nothing is added up by atomic operations and no size depends on the batch: same inputs, same bits.
+Nothing is added up by atomic operations: same inputs, same bits.
 """
 
 import functools

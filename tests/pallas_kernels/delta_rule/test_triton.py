@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels without a GPU: interpreted against the definition, and lowered for CUDA.
+"""The Triton kernels without a GPU: interpreted against the definition.
 
-Skipped where Triton is not installed; `make install GPU=1` brings it. On a GPU: test_kernel_gpu.py.
+Skipped where Triton is not installed; `make install GPU=1` brings it. They are lowered in
+test_kernel_lowering.py and run on a GPU in test_kernel_gpu.py.
 """
 
 import functools
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -187,31 +187,6 @@ def test_over_a_mesh(interpreted, monkeypatch, x64):
 
     args = arguments(1, 40, 1, 64, 64, "float32")
     check_operator(sharded, definition, NAMES, args, jnp.arange(40)[None] // 30)
-
-
-def cuda_plugin() -> bool:
-    return any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
-
-
-@needs_triton
-@pytest.mark.slow
-@pytest.mark.skipif(not cuda_plugin(), reason="jax-triton needs JAX's CUDA plugin")
-@pytest.mark.parametrize("capability", [80, 90])
-def test_lowers_for_cuda(capability):
-    from pallas_kernels.delta_rule.triton_vjp import delta_rule_triton
-
-    args = jax.eval_shape(lambda: arguments(1, 70, 1, 64, 64, "bfloat16"))
-    run = calling(delta_rule_triton, chunk_size=64, capability=capability)
-
-    def outputs_and_gradients(args, cotangents):
-        outputs, vjp = jax.vjp(lambda *args: run(*args, None), *args)
-        return outputs, vjp(cotangents)
-
-    traced = jax.jit(outputs_and_gradients).trace(args, (args[2], args[4]))
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("@triton_kernel_call") == 9
-    outputs, gradients = traced.out_info
-    assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in args]
 
 
 def reason(capability, monkeypatch, shape=(1, 70, 1, 64, 64), dtype="bfloat16", pieces=None):
