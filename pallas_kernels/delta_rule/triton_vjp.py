@@ -7,7 +7,7 @@
     backward    correction, prepare, forward without outputs, reverse, gradients
     few tokens  the recurrence; its backward pass is the one above
 
-Residuals are the inputs; with residuals="save" also what the first two kernels made, named
+Residuals are the inputs; with residuals="save" also what the forward pass came by, named
 `names.RESIDUALS` for policies of `jax.checkpoint`. A custom_vjp: no forward mode, no second order.
 Nothing is added up by atomic operations: same inputs, same bits.
 """
