@@ -80,13 +80,13 @@ def test_values_and_gradients(interpreted, x64, shape, dtype, residuals):
 
 
 # Boundaries on a chunk's edge, inside one, several in one, and before the last token.
-BOUNDARIES = (5, 32, 34, 40, 64, 65)
+BOUNDARIES = (5, 32, 34, 40, 43)
 
 
 @needs_triton
 def test_segments(interpreted, x64):
-    args = arguments(1, 66, 1, 64, 64, "float32")
-    ids = jnp.searchsorted(jnp.asarray(BOUNDARIES), jnp.arange(66), side="right")[None]
+    args = arguments(1, 44, 1, 64, 64, "float32")
+    ids = jnp.searchsorted(jnp.asarray(BOUNDARIES), jnp.arange(44), side="right")[None]
     check_operator(kernels(interpreted), definition, NAMES, args, ids)
 
 
@@ -108,6 +108,7 @@ def test_recurrence_of_many_tokens(interpreted):
 
 
 @needs_triton
+@pytest.mark.slow
 def test_outputs_on_the_way_are_the_same(interpreted, monkeypatch):
     """Many heads' outputs come from the serial pass, few heads' from a kernel of their own."""
     args = arguments(1, 70, 1, 64, 64, "bfloat16")
@@ -121,15 +122,16 @@ def test_outputs_on_the_way_are_the_same(interpreted, monkeypatch):
 
 
 @needs_triton
+@pytest.mark.slow
 def test_vmap_joins_the_batch(interpreted):
     """The same bits; k is not mapped."""
-    args = arguments(4, 3, 1, 64, 64, "bfloat16")
+    args = arguments(2, 3, 1, 64, 64, "bfloat16")
 
     def gradients(*args):
         outputs, vjp = jax.vjp(lambda *args: kernels(interpreted)(*args, None), *args)
         return outputs, vjp(jax.tree.map(jnp.ones_like, outputs))
 
-    q, k, *rest = (x.reshape(2, 2, *x.shape[1:]) for x in args)
+    q, k, *rest = (x[:, None] for x in args)
     mapped = jax.vmap(gradients, in_axes=(0, None, 0, 0, 0))(q, k[0], *rest)
     whole = gradients(args[0], jnp.concatenate([k[0]] * 2), *args[2:])
     for x, y in zip(jax.tree.leaves(mapped), jax.tree.leaves(whole), strict=True):
