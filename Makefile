@@ -14,9 +14,9 @@ WORKERS ?= 2
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
-install: $(STAMP) ## make .venv and install requirements.txt (GPU=1: also jax[cuda13])
+install: $(STAMP) ## make .venv and install requirements.txt (GPU=1: also jax[cuda13] and jax-triton)
 
-$(STAMP): requirements.txt pyproject.toml scripts/find_python.sh
+$(STAMP): requirements.txt $(if $(GPU),requirements-gpu.txt) pyproject.toml scripts/find_python.sh
 	@test -n "$(PYTHON)" || scripts/find_python.sh
 	@echo "Making $(VENV) with $(PYTHON)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
@@ -46,8 +46,9 @@ format: $(STAMP) ## rewrite the files as lint wants them
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-aot: .venv-aot/.installed ## compile the Hopper kernels for sm_90a; needs no GPU
+aot: .venv-aot/.installed ## compile the GPU kernels: Hopper, Triton for sm_80 to sm_90; needs no GPU
 	@.venv-aot/bin/python -m experiments.benchmarks.aot
+	@.venv-aot/bin/python -m experiments.benchmarks.aot_triton
 
 .venv-aot/.installed: requirements-aot.txt
 	@test -n "$(PYTHON)" || scripts/find_python.sh

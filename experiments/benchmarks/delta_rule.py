@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.operation import (
+    MODES,
     Arrays,
     Inputs,
     Operation,
@@ -25,6 +26,7 @@ from experiments.benchmarks.operation import (
     timed_call,
 )
 from pallas_kernels import delta_rule
+from pallas_kernels.delta_rule import triton_support
 from pallas_kernels.delta_rule.workloads import make_inputs
 
 CHUNK = 64  # tokens; what FLOP are counted with
@@ -116,6 +118,24 @@ def reference(inputs: Inputs) -> Reference:
     return Reference(results, "chunkwise, float32", "recurrence, float64, 1 row, 2 heads", error)
 
 
+def _of_ours(**options) -> Peer:
+    """One of our implementations beside the best one."""
+    modes = ("forward_and_vjp",) if "residuals" in options else MODES
+    return Peer(lambda: functools.partial(run, **options), framework="jax", modes=modes)
+
+
+def _triton_recurrent():
+    if not triton_support.installed() or triton_support.capability() is None:
+        raise ImportError(f"needs an NVIDIA GPU and jax-triton: {triton_support.INSTALL}")
+    from pallas_kernels.delta_rule.triton_vjp import delta_rule_triton
+
+    def run(*args):
+        scale = args[0].shape[-1] ** -0.5
+        return delta_rule_triton(*args, None, scale=scale, chunk_size=CHUNK, recurrent=True)
+
+    return run
+
+
 def _fla(name: str):
     def load():
         import fla.ops.delta_rule
@@ -181,11 +201,9 @@ DELTA_RULE = Operation(
     reference=reference,
     flop=flop,
     peers={
-        "pallas_save": Peer(
-            lambda: functools.partial(run, implementation="pallas", residuals="save"),
-            framework="jax",
-            modes=("forward_and_vjp",),
-        ),
+        "pallas_save": _of_ours(implementation="pallas", residuals="save"),
+        "triton": _of_ours(implementation="triton"),
+        "triton_save": _of_ours(implementation="triton", residuals="save"),
         "fla": Peer(_fla("chunk_delta_rule")),
         "flashinfer": Peer(
             _flashinfer, modes=("forward",), give=_give_flashinfer, take=_take_flashinfer
@@ -199,6 +217,8 @@ DELTA_RULE_VS_RECURRENT = dataclasses.replace(
     shapes=tuple(_shape(1, 16384, 2048 // size, size) for size in (64, 128, 256)),
     peers={
         "fla_recurrent": Peer(_fla("fused_recurrent_delta_rule")),
-        "scan": Peer(lambda: functools.partial(run, implementation="reference"), framework="jax"),
+        "triton": _of_ours(implementation="triton"),
+        "triton_recurrent": Peer(_triton_recurrent, framework="jax", modes=("forward",)),
+        "scan": _of_ours(implementation="reference"),
     },
 )

@@ -19,7 +19,7 @@ from pallas_kernels._common.timing import machine_info
 
 ROOT = Path(__file__).resolve().parent / "results"
 OURS = ("pallas", "xla", "pallas_save")
-PACKAGES = ("torch", "triton", "fla-core", "flashinfer-python")
+PACKAGES = ("torch", "triton", "jax-triton", "fla-core", "flashinfer-python")
 # What every row has, with its type; the rest is optional.
 FIELDS = {
     "op": str,

@@ -19,6 +19,12 @@ def num_chunks(length: int, chunk_size: int) -> int:
     return -(-length // chunk_size)
 
 
+def pad_axes(x: jax.Array, sizes: dict[int, int]) -> jax.Array:
+    """Zero-pads the given axes to the given sizes."""
+    widths = [(0, sizes.get(axis, size) - size) for axis, size in enumerate(x.shape)]
+    return jnp.pad(x, widths) if any(w != (0, 0) for w in widths) else x
+
+
 def _pad_time(x: jax.Array, chunk_size: int, mode: str) -> jax.Array:
     missing = num_chunks(x.shape[1], chunk_size) * chunk_size - x.shape[1]
     if missing == 0:

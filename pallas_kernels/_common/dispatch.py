@@ -24,11 +24,13 @@ class Implementation:
         name: what users pass as `implementation=`.
         run: the function; all implementations of an operator share its signature.
         unsupported: called with `run`'s arguments; returns why they cannot run here, or None.
+        avoided: likewise, why it runs here only if asked for by name, or None.
     """
 
     name: str
     run: Callable
     unsupported: Callable[..., str | None]
+    avoided: Callable[..., str | None] = lambda *args, **kwargs: None
 
 
 def choose(
@@ -59,7 +61,7 @@ def choose(
 
     reasons = []
     for candidate in implementations:
-        reason = candidate.unsupported(*args, **kwargs)
+        reason = candidate.unsupported(*args, **kwargs) or candidate.avoided(*args, **kwargs)
         if reason is None:
             if (operator, candidate.name) not in _announced:
                 _announced.add((operator, candidate.name))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import checks, dispatch
 from pallas_kernels._common.arguments import check_arguments
-from pallas_kernels.delta_rule import kernel_support
+from pallas_kernels.delta_rule import kernel_support, triton_support
 from pallas_kernels.delta_rule.reference import delta_rule_reference
 from pallas_kernels.delta_rule.vjp import delta_rule_chunked
 
@@ -24,10 +24,6 @@ class DeltaRuleOutput(NamedTuple):
 
     output: jax.Array
     final_state: jax.Array
-
-
-def _not_built(what: str):
-    return lambda *args, **kwargs: f"{what} are not part of this version"
 
 
 def _reference(*args, scale, chunk_size, sequence_pieces, residuals):
@@ -47,12 +43,19 @@ def _kernels(*args, **options):
     return delta_rule_kernels(*args, **options)
 
 
+def _triton(*args, **options):
+    # Imported when used: jax-triton is an extra and cannot be imported without a GPU.
+    from pallas_kernels.delta_rule.triton_vjp import delta_rule_triton
+
+    return delta_rule_triton(*args, **options)
+
+
 RESIDUALS = ("recompute", "save")
 
-# In order of preference. Triton is a door without a room yet; it takes `run`'s place.
+# In order of preference.
 IMPLEMENTATIONS = (
     dispatch.Implementation("pallas", _kernels, kernel_support.unsupported),
-    dispatch.Implementation("triton", _chunked, _not_built("Triton kernels")),
+    dispatch.Implementation("triton", _triton, triton_support.unsupported, triton_support.avoided),
     dispatch.Implementation("xla", _chunked, lambda *args, **kwargs: None),
     dispatch.Implementation("reference", _reference, lambda *args, **kwargs: None),
 )
@@ -95,13 +98,15 @@ def delta_rule(
             them side by side; a divisor of T / 64. None chooses: 1 below 32,768 tokens (16,384 with
             K > 128) or above 16 heads. 1 gives the bits of the row's parts run one after the other.
             The other implementations cut nothing and ignore it.
-        residuals: what the backward pass of "pallas" finds ready beside its inputs: "recompute",
-            little, or "save", what the forward pass came by: 2 V + K V / 32 + 384 bytes a token and
-            head. Same bits; with K > 128, where "recompute" is the faster, and in the others it
-            changes nothing.
+        residuals: what the backward pass of "pallas" and "triton" finds ready beside its inputs:
+            "recompute", little, or "save", what the forward pass came by: of "pallas" 2 V + K V /
+            32 + 384 bytes a token and head, of "triton" with 16-bit inputs 2 K more. Same bits; in
+            the others, and in "pallas" with K > 128, where "recompute" is the faster, it changes
+            nothing.
         implementation: "reference" (the definition, `lax.scan` over T), "xla" (chunkwise, any
-            platform), "pallas" (a Hopper GPU; bfloat16 or float16, K and V up to 256), "triton", or
-            None: the first that can run here, logged once.
+            platform), "pallas" (a Hopper GPU; bfloat16 or float16, K and V up to 256), "triton"
+            (GPUs of compute capability 8.0, 8.6, 8.9 and 9.0 with jax-triton; any but float64, K up
+            to 256), or None: the first that can run here, logged once; "triton" only on 8.x.
     Returns:
         DeltaRuleOutput(output [B, T, H, V] in v.dtype, final_state [B, H, K, V]).
     Raises:
@@ -117,7 +122,8 @@ def delta_rule(
     Cost: 6 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps.
     Gradients: of q, k, v, beta, initial_state from both outputs; any order, reverse and (through
         "reference" and "xla") forward mode. "xla" keeps only its inputs for the backward pass.
-        "pallas": first order, reverse mode; what it keeps, kernel_vjp.py says.
+        "pallas" and "triton": first order, reverse mode; what they keep, kernel_vjp.py and
+        triton_vjp.py say.
     Source: Yang et al. 2024, arXiv:2406.06484, sections 2.2 and 3; equations in README.md here.
     """
     checked = check_arguments(

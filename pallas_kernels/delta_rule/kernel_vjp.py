@@ -39,15 +39,9 @@ PIECES = 4
 LONG, LONG_WIDE = 32768, 16384
 
 
-def _pad(x: jax.Array, sizes: dict[int, int]) -> jax.Array:
-    """Zero-pads the given axes to the given sizes."""
-    widths = [(0, sizes.get(axis, size) - size) for axis, size in enumerate(x.shape)]
-    return jnp.pad(x, widths) if any(w != (0, 0) for w in widths) else x
-
-
 def _pad_beta(beta: Float[Array, "B T H"]) -> Float[Array, "B H T2"]:
     length = chunking.num_chunks(beta.shape[1], CHUNK) * CHUNK
-    return jnp.swapaxes(_pad(beta.astype(jnp.float32), {1: length}), 1, 2)
+    return jnp.swapaxes(chunking.pad_axes(beta.astype(jnp.float32), {1: length}), 1, 2)
 
 
 def _pieces(length: int, heads: int, key_size: int) -> int:
@@ -202,9 +196,9 @@ def delta_rule_kernels(
     # Loads past T read zeros, but the copy engine wants whole rows of its 8-row tiles.
     length = v.shape[1]
     even = chunking.num_chunks(length, 8) * 8
-    q, k = (_pad(x, {1: even, 3: wide_key}) for x in (q, k))
-    v, beta = _pad(v, {1: even, 3: wide_value}), _pad(beta, {1: even})
-    initial_state = _pad(initial_state, {2: wide_key, 3: wide_value})
+    q, k = (chunking.pad_axes(x, {1: even, 3: wide_key}) for x in (q, k))
+    v, beta = chunking.pad_axes(v, {1: even, 3: wide_value}), chunking.pad_axes(beta, {1: even})
+    initial_state = chunking.pad_axes(initial_state, {2: wide_key, 3: wide_value})
     if segments is not None:
         segments = jnp.pad(segments, ((0, 0), (0, even - length)), mode="edge")
     pieces = _pieces(even, *q.shape[2:]) if sequence_pieces is None else sequence_pieces

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from experiments.benchmarks import aot, cuda, records, registry, run, tables, timing
+from experiments.benchmarks import aot, aot_triton, cuda, records, registry, run, tables, timing
 from experiments.benchmarks.delta_rule import DELTA_RULE
 from experiments.benchmarks.flags import define_benchmark_flags
 from experiments.benchmarks.l2_norm import L2_NORM
 from experiments.benchmarks.operation import MODES, floor_bytes, parse_shapes, rms_error, timed_call
+from pallas_kernels.delta_rule import triton_support
 
 SHAPE = {"B": 16, "T": 2048, "H": 16, "K": 128, "V": 128}
 
@@ -371,3 +372,26 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "l2_norm B2T64H2K64 forward xla: " in out.out and "1/1" in out.err
     (line,) = (tmp_path / "cpu" / "l2_norm.jsonl").read_text().splitlines()
     assert json.loads(line)["commit"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "found", "wanted"),
+    [
+        (80, {"spilled": 256, "shared": 101376}, None),
+        (80, {"spilled": 257, "shared": 0}, "spills 257 bytes a thread"),
+        (80, {"spilled": 0, "shared": 101377}, "101377 bytes of shared memory, there are 101376"),
+        (90, {"spilled": 0, "shared": 232448}, None),
+    ],
+)
+def test_triton_kernels_that_do_not_fit(capability, found, wanted):
+    """Code for 8.0 must fit 8.6 and 8.9, whose blocks have less shared memory."""
+    tile = triton_support.Tile(64, 64, 4, 2)
+    launch = aot_triton.Launch("forward_kernel", {}, {}, tile, capability, (1,))
+    failure = aot_triton.failure(launch, found)
+    assert failure is None if wanted is None else wanted in failure
+
+
+def test_triton_kernels_are_compiled_for_all_gpus():
+    first, *others = (aot_triton.capabilities(list(sizes)) for sizes in aot_triton.SIZES)
+    assert first == list(triton_support.SHARED_MEMORY)
+    assert all(capabilities == [80, 90] for capabilities in others)

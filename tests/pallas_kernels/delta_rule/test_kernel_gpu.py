@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The Hopper kernels on a Hopper GPU: values, gradients, bits. Run with `pytest -m gpu`."""
+"""The kernels on a GPU that takes them: values, gradients, bits. Run with `pytest -m gpu`."""
 
 import functools
 
@@ -9,17 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.delta_rule import kernel_prepare, kernel_support, kernel_vjp
+from pallas_kernels.delta_rule import (
+    kernel_prepare,
+    kernel_support,
+    kernel_vjp,
+    triton_support,
+)
 from pallas_kernels.delta_rule.api import delta_rule
 from tests.helpers.compare import BOUNDS, assert_close
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        getattr(jax.devices()[0], "compute_capability", None) != "9.0",
-        reason="needs a Hopper GPU",
-    ),
-]
+pytestmark = pytest.mark.gpu
+hopper = pytest.mark.skipif(
+    getattr(jax.devices()[0], "compute_capability", None) != "9.0", reason="needs a Hopper GPU"
+)
+triton = pytest.mark.skipif(
+    not triton_support.installed() or triton_support.capability() is None,
+    reason="needs an NVIDIA GPU and jax-triton",
+)
+
+
+@pytest.fixture(params=[pytest.param("pallas", marks=hopper), pytest.param("triton", marks=triton)])
+def implementation(request):
+    return request.param
+
 
 NAMES = ("output", "final_state", "dq", "dk", "dv", "dbeta", "dinitial_state")
 MANY = kernel_support.FEW_HEADS + 1  # heads times batch where tiles are made on the way
@@ -76,9 +88,10 @@ def outputs_and_gradients(args, cotangents, implementation, segments=None, resid
     return *outputs, *vjp(cotangents)
 
 
-def check(args, cotangents, bound, segments=None):
+def check(implementation, args, cotangents, segments=None):
     """Compares outputs and gradients with the definition on the same numbers in float64."""
-    got = outputs_and_gradients(args, cotangents, "pallas", segments)
+    got = outputs_and_gradients(args, cotangents, implementation, segments)
+    bound = BOUNDS[args[0].dtype.name]
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: np.asarray(x).astype(np.float64), (args, cotangents))
         wanted = outputs_and_gradients(*wide, "reference", segments)
@@ -104,9 +117,11 @@ def assert_same(xs, ys):
         pytest.param((1, 1, 2, 128, 64), id="one_token"),
     ],
 )
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_values_and_gradients(shape, dtype):
-    check(*make_inputs(*shape, dtype), BOUNDS[dtype])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_values_and_gradients(implementation, shape, dtype):
+    if (implementation, dtype) == ("pallas", "float32"):
+        pytest.skip("the Hopper kernels take 16-bit inputs")
+    check(implementation, *make_inputs(*shape, dtype))
 
 
 @pytest.mark.parametrize(
@@ -117,31 +132,32 @@ def test_values_and_gradients(shape, dtype):
         pytest.param((3, 197, 1, 256, 128), id="wide"),
     ],
 )
-def test_segments(shape):
-    check(*make_inputs(*shape, "bfloat16"), BOUNDS["bfloat16"], segments_of(*shape[:2]))
+def test_segments(implementation, shape):
+    check(implementation, *make_inputs(*shape, "bfloat16"), segments_of(*shape[:2]))
 
 
-def test_beta_up_to_2():
-    check(*make_inputs(1, 512, 2, 128, 128, "bfloat16", beta_to=2.0), BOUNDS["bfloat16"])
+def test_beta_up_to_2(implementation):
+    check(implementation, *make_inputs(1, 512, 2, 128, 128, "bfloat16", beta_to=2.0))
 
 
 @pytest.mark.parametrize("beta_from", [0.0, 1.0])
-def test_repeated_keys(beta_from):
+def test_repeated_keys(implementation, beta_from):
     (q, k, v, beta, state), cotangents = make_inputs(
         1, 2048, 2, 128, 128, "bfloat16", beta_from=beta_from, beta_to=beta_from + 1
     )
     k = jnp.take(k, jnp.arange(2048) % 4, axis=1)
-    check((q, k, v, beta, state), cotangents, BOUNDS["bfloat16"])
+    check(implementation, (q, k, v, beta, state), cotangents)
 
 
-def test_keys_of_any_norm():
+def test_keys_of_any_norm(implementation):
     (q, k, v, beta, state), cotangents = make_inputs(1, 512, 2, 128, 128, "bfloat16", beta_to=2.0)
     norm = jax.random.uniform(jax.random.key(1), (*beta.shape, 1), jnp.float32, 0.5, 4)
     # The recurrence itself is stable for beta |k|^2 <= 2.
     args = q, (norm * k).astype(k.dtype), v, (beta / norm[..., 0] ** 2).astype(beta.dtype), state
-    check(args, cotangents, BOUNDS["bfloat16"])
+    check(implementation, args, cotangents)
 
 
+@hopper
 def test_correction_where_the_recurrence_grows():
     """Norms up to 4, beta up to 2: N grows by 20 orders of magnitude and keeps its digits."""
     (q, k, _, beta, _), _ = make_inputs(2, 256, 2, 128, 64, "bfloat16", beta_to=2.0)
@@ -160,48 +176,51 @@ def test_correction_where_the_recurrence_grows():
         assert_close(f"chunk {n}", got[n], wanted[n], 1e-3)
 
 
-def test_beta_zero():
+def test_beta_zero(implementation):
     (q, k, v, beta, state), cotangents = make_inputs(1, 200, 2, 128, 128, "bfloat16")
     beta = jnp.where(jnp.arange(200)[None, :, None] % 3 == 0, 0, beta)
-    check((q, k, v, beta, state), cotangents, BOUNDS["bfloat16"])
+    check(implementation, (q, k, v, beta, state), cotangents)
 
 
+@hopper
 def test_long_rows_in_pieces(monkeypatch):
     monkeypatch.setattr(kernel_vjp, "LONG", 768)
     assert kernel_vjp._pieces(768, 2, 128) == 4
     inputs = make_inputs(2, 768, 2, 128, 64, "bfloat16")
-    check(*inputs, BOUNDS["bfloat16"], segments_of(2, 768))
+    check("pallas", *inputs, segments_of(2, 768))
 
 
 @pytest.mark.parametrize("batch", [1, MANY])
-def test_repeats_bit_for_bit(batch):
+def test_repeats_bit_for_bit(implementation, batch):
     args, cotangents = make_inputs(batch, 300, 1, 128, 128, "bfloat16")
-    first = outputs_and_gradients(args, cotangents, "pallas")
+    first = outputs_and_gradients(args, cotangents, implementation)
     for _ in range(50):
-        assert_same(outputs_and_gradients(args, cotangents, "pallas"), first)
+        assert_same(outputs_and_gradients(args, cotangents, implementation), first)
 
 
 @pytest.mark.parametrize("shape", [(2, 300, 1, 128, 128), (MANY, 300, 1, 128, 128)])
-def test_same_bits_with_kept_residuals(shape):
+def test_same_bits_with_kept_residuals(implementation, shape):
     args, cotangents = make_inputs(*shape, "bfloat16")
     segments = segments_of(*shape[:2])
-    recomputed = outputs_and_gradients(args, cotangents, "pallas", segments)
-    saved = outputs_and_gradients(args, cotangents, "pallas", segments, residuals="save")
+    recomputed = outputs_and_gradients(args, cotangents, implementation, segments)
+    saved = outputs_and_gradients(args, cotangents, implementation, segments, residuals="save")
     assert_same(saved, recomputed)
 
 
-def test_same_bits_in_any_batch():
+def test_same_bits_in_any_batch(implementation):
     args, cotangents = make_inputs(MANY, 300, 1, 128, 128, "bfloat16")
-    whole = outputs_and_gradients(args, cotangents, "pallas")
+    whole = outputs_and_gradients(args, cotangents, implementation)
     one = jax.tree.map(lambda x: x[3:4], (args, cotangents))
-    assert_same([x[3:4] for x in whole], outputs_and_gradients(*one, "pallas"))
+    assert_same([x[3:4] for x in whole], outputs_and_gradients(*one, implementation))
 
 
-def test_same_bits_under_vmap():
+def test_same_bits_under_vmap(implementation):
     args, cotangents = make_inputs(4, 100, 2, 64, 64, "bfloat16")
-    whole = outputs_and_gradients(args, cotangents, "pallas")
+    whole = outputs_and_gradients(args, cotangents, implementation)
     pairs = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), (args, cotangents))
-    mapped = jax.vmap(functools.partial(outputs_and_gradients, implementation="pallas"))(*pairs)
+    mapped = jax.vmap(functools.partial(outputs_and_gradients, implementation=implementation))(
+        *pairs
+    )
     assert_same([x.reshape(4, *x.shape[2:]) for x in mapped], whole)
 
 
@@ -209,9 +228,9 @@ def test_same_bits_under_vmap():
     ("batch", "length", "options"),
     [(1, 320, {}), (MANY, 320, {}), (1, kernel_vjp.LONG, {"sequence_pieces": 1})],
 )
-def test_same_bits_when_cut_between_chunks(batch, length, options):
+def test_same_bits_when_cut_between_chunks(implementation, batch, length, options):
     args, _ = make_inputs(batch, length, 1, 128, 128, "bfloat16")
-    run = functools.partial(delta_rule, implementation="pallas", **options)
+    run = functools.partial(delta_rule, implementation=implementation, **options)
     *tokens, state = args
     whole, final_state = run(*tokens, initial_state=state)
     first, middle_state = run(*(x[:, :128] for x in tokens), initial_state=state)
@@ -220,18 +239,19 @@ def test_same_bits_when_cut_between_chunks(batch, length, options):
     assert (final_state == last_state).all()
 
 
-def test_offsets_past_2_to_the_31():
+def test_offsets_past_2_to_the_31(implementation):
     batch, length, heads, key_size = 130, 1040, 128, 128
     assert batch * length * heads * key_size > 2**31
     one = make_inputs(1, length, heads, key_size, 64, "bfloat16")
-    alone = outputs_and_gradients(*one, "pallas")
+    alone = outputs_and_gradients(*one, implementation)
     many = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), one)
-    whole = outputs_and_gradients(*many, "pallas")
+    whole = outputs_and_gradients(*many, implementation)
     for name, x, y in zip(NAMES, whole, alone, strict=True):
         for row in (0, batch // 2, batch - 1):
             assert (x[row] == y[0]).all(), (name, row)
 
 
+@hopper
 def test_chosen_by_default_and_refusals():
     args, _ = make_inputs(1, 70, 1, 64, 64, "bfloat16")
     q, k, v, beta, _ = args

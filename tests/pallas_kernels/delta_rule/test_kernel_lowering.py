@@ -7,6 +7,7 @@ too much shared memory. Values are checked on the GPU: test_kernel_gpu.py.
 """
 
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,13 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from pallas_kernels._common.segments import number_segments
-from pallas_kernels.delta_rule import kernel_passes, kernel_prepare, kernel_support, kernel_vjp
+from pallas_kernels.delta_rule import (
+    kernel_passes,
+    kernel_prepare,
+    kernel_support,
+    kernel_vjp,
+    triton_support,
+)
 from pallas_kernels.delta_rule.api import delta_rule
 from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
 
@@ -81,6 +88,40 @@ def test_lowers_for_cuda_under_vmap():
             return traced.lower(lowering_platforms=("cuda",)).as_text().count("mosaic_gpu")
 
     assert launches(jax.vmap, 3) == launches(lambda run: run) > 0
+
+
+def _jax_triton_imports() -> bool:
+    plugins = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
+    return triton_support.installed() and plugins
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _jax_triton_imports(), reason="needs jax-triton and JAX's CUDA plugin")
+@pytest.mark.parametrize(
+    ("shape", "dtype", "segmented", "capability", "calls"),
+    [
+        pytest.param((1, 130, 2, 48, 80), "bfloat16", True, 86, 9, id="few_heads"),
+        pytest.param((MANY, 65, 1, 128, 128), "float16", False, 90, 8, id="many_heads"),
+        pytest.param((1, 3, 1, 64, 64), "float32", False, 80, 6, id="few_tokens"),
+    ],
+)
+def test_triton_lowers_for_cuda(shape, dtype, segmented, capability, calls):
+    from pallas_kernels.delta_rule.triton_vjp import delta_rule_triton
+
+    args, cotangents = arguments(*shape, dtype)
+    segments = jax.ShapeDtypeStruct(shape[:2], jnp.int32) if segmented else None
+
+    def run(args, cotangents, segments):
+        options = {"scale": 0.1, "chunk_size": 64, "capability": capability}
+        outputs, vjp = jax.vjp(lambda *args: delta_rule_triton(*args, segments, **options), *args)
+        return outputs, vjp(cotangents)
+
+    traced = jax.jit(run).trace(args, cotangents, segments)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("@triton_kernel_call") == calls
+    outputs, gradients = traced.out_info
+    assert [x.shape for x in outputs] == [x.shape for x in cotangents]
+    assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in args]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
