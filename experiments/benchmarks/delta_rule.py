@@ -202,8 +202,6 @@ DELTA_RULE = Operation(
     flop=flop,
     peers={
         "pallas_save": _of_ours(implementation="pallas", residuals="save"),
-        "triton": _of_ours(implementation="triton"),
-        "triton_save": _of_ours(implementation="triton", residuals="save"),
         "fla": Peer(_fla("chunk_delta_rule")),
         "flashinfer": Peer(
             _flashinfer, modes=("forward",), give=_give_flashinfer, take=_take_flashinfer
@@ -220,5 +218,16 @@ DELTA_RULE_VS_RECURRENT = dataclasses.replace(
         "triton": _of_ours(implementation="triton"),
         "triton_recurrent": Peer(_triton_recurrent, framework="jax", modes=("forward",)),
         "scan": _of_ours(implementation="reference"),
+    },
+)
+
+# What GPUs before Hopper run, here on one that also has the faster kernels.
+DELTA_RULE_TRITON = dataclasses.replace(
+    DELTA_RULE,
+    name="delta_rule_triton",
+    peers={
+        "triton": _of_ours(implementation="triton"),
+        "triton_save": _of_ours(implementation="triton", residuals="save"),
+        "fla": DELTA_RULE.peers["fla"],
     },
 )

@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The benchmark cases there are; a new operator adds its file and a line here."""
 
-from experiments.benchmarks.delta_rule import DELTA_RULE, DELTA_RULE_VS_RECURRENT
+from experiments.benchmarks.delta_rule import (
+    DELTA_RULE,
+    DELTA_RULE_TRITON,
+    DELTA_RULE_VS_RECURRENT,
+)
 from experiments.benchmarks.l2_norm import L2_NORM
 from experiments.benchmarks.short_conv import SHORT_CONV, SHORT_CONV_NORM, SHORT_CONV_SEGMENTS
 
@@ -11,6 +15,7 @@ OPERATIONS = {
     for operation in (
         DELTA_RULE,
         DELTA_RULE_VS_RECURRENT,
+        DELTA_RULE_TRITON,
         SHORT_CONV,
         SHORT_CONV_NORM,
         SHORT_CONV_SEGMENTS,

@@ -80,6 +80,32 @@ def delta_rule_table(cases: dict[tuple, dict[str, dict]], peer: str = "fla") -> 
     return "\n".join(lines)
 
 
+def triton_table(cases: dict[tuple, dict[str, dict]]) -> str:
+    """The Triton kernels beside FLA's: a row for each shape [B, T, H, K, V]."""
+    lines = [
+        "| H, K, V | B, T | forward, ms: Triton / FLA | forward and backward "
+        '| the same with `residuals="save"` | largest RMS error: Triton / FLA '
+        "| memory, MiB: Triton / FLA | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for shape in sorted({shape for shape, _ in cases}, key=_order):
+        forward, both = (cases.get((shape, m), {}) for m in ("forward", "forward_and_vjp"))
+        if not {"triton", "fla"} <= forward.keys() & both.keys():
+            continue
+        mine, peer, saved = both["triton"], both["fla"], both.get("triton_save")
+        cells = [
+            _beside(forward["triton"], forward["fla"]),
+            _beside(mine, peer),
+            _beside(saved, peer) if saved else "–",
+            " / ".join(_errors([forward[n], both[n]]) for n in ("triton", "fla")),
+            " / ".join(_memory(row) for row in (mine, peer)),
+            mine["commit"][:7],
+        ]
+        batch, length, *sizes = shape
+        lines.append(f"| {', '.join(map(str, sizes))} | {batch}, {length} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def speedups(cases: dict[tuple, dict[str, dict]], of_mode: str) -> dict[int, dict[str, float]]:
     """Head size -> recurrent implementation -> its time over ours, in a mode."""
     result = {}
@@ -168,6 +194,13 @@ def kernels_section() -> str:
             speedup_table(recurrent),
             provenance(recurrent),
             f"![Speed-up over the recurrent form]({PICTURES}/delta_rule_vs_recurrent.png)",
+        ]
+    triton = load("delta_rule_triton")
+    if triton:
+        parts += [
+            "For GPUs before Hopper, in Triton, here on the same H200:",
+            triton_table(triton),
+            provenance(triton),
         ]
     small = {
         name: found

@@ -53,8 +53,9 @@ OVERRIDES: dict[str, Tile] = {}
 def tile(kernel: str, key_size: int, itemsize: int, capability: int, few: bool) -> Tile:
     """The tile of a kernel: `kernel` is its name without "_kernel", `few` that heads are FEW_HEADS.
 
-    Chosen by compiling (registers, spills and shared memory: `make aot`);
-    `experiments.benchmarks.tune_triton` times others on a GPU.
+    16-bit numbers of 128 or fewer a head and many heads: the fastest of those that
+    `experiments.benchmarks.tune_triton` timed on an H200. Others are chosen by compiling
+    (registers, spills and shared memory: `make aot`).
     """
     wide, single, hopper = key_size > WIDE, itemsize == 4, capability >= 90
     if kernel in OVERRIDES:
@@ -64,15 +65,21 @@ def tile(kernel: str, key_size: int, itemsize: int, capability: int, few: bool) 
     elif wide:
         serial = Tile(0, 32, 8, 1)
     else:
-        serial = Tile(0, 64 if hopper and not few else 32, 4, 2)
+        serial = Tile(0, 64, 4, 1) if hopper and not few else Tile(0, 32, 4, 2)
+    if single:
+        gradients = Tile(64, 32, 8, 1)
+    elif hopper:
+        gradients = Tile(min(key_size, 128), 64, 4, 1)
+    else:  # that spills 600 bytes before Hopper
+        gradients = Tile(min(key_size, 128), 32, 8, 2)
     return {
         "correction": Tile(64, 0, 1, 1),
-        "prepare": Tile(64, 64, 4, 2),
+        "prepare": Tile(64, 64, 4, 1),
         "forward": serial,
-        # With 4 warps it spills, but where there are few heads, on Hopper.
-        "reverse": serial if hopper and few and not wide else serial._replace(warps=8),
+        # With 4 warps it spills before Hopper.
+        "reverse": serial if hopper and not wide else serial._replace(warps=8),
         "output": Tile(64, 64, 4, 2),
-        "gradients": Tile(64 if single else min(key_size, 128), 32, 8, 1 if single else 2),
+        "gradients": gradients,
         "recurrent": Tile(0, 8 if wide else 16, 1, 1),
     }[kernel]
 
