@@ -23,7 +23,7 @@ from deltanet_jax.layers.embedding import lookup
 from deltanet_jax.model import LanguageModel
 
 # Linear maps of something else than their module's input.
-INNER = ("out_proj", "down_proj", "decay_up_proj")
+INNER = ("out_proj", "down_proj", "decay_up_proj", "controls_proj", "dt_proj")
 
 
 class Product(nnx.Module):
@@ -66,8 +66,17 @@ class Joined(nnx.Module):
 
 
 def _rebuild(module: nnx.Module, merge: bool, dtype) -> nnx.Module:
-    """`module` with a `Product` in the place of every linear map, or one of those of its input."""
-    linears = [(path, m) for path, m in nnx.iter_modules(module) if isinstance(m, nnx.Linear)]
+    """`module` with a `Product` in the place of every linear map, or one of those of its input.
+
+    What stands in a list is a chain of maps and stays as it is. A module with a token shift gives
+    each map an input of its own: none are merged.
+    """
+    merge = merge and not hasattr(module, "shift")
+    linears = [
+        (path, m)
+        for path, m in nnx.iter_modules(module)
+        if isinstance(m, nnx.Linear) and isinstance(path[-1], str)
+    ]
     kernels, stop = [], 0
     for path, linear in linears:
         kernel = linear.kernel[...]

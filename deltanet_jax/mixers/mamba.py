@@ -107,7 +107,7 @@ class Mamba(nnx.Module):
     def init_state(self, batch_size: int, max_length: int) -> MambaState:
         """An empty memory; `max_length` does not matter to a recurrence."""
         del max_length
-        shape = (batch_size, *self.A_log.shape)
+        shape = (batch_size, *self.A_log.shape[-2:])  # without the axis of a model's periods
         conv = () if self.conv is None else self.conv.init_state(batch_size)
         return MambaState(conv, jnp.zeros(shape, self.memory_dtype))
 

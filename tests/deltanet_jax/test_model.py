@@ -122,6 +122,22 @@ def test_decoding_equals_the_parallel_form():
     assert_close("logits", jnp.concatenate(pieces, axis=1), wanted, 1e-5)
 
 
+@pytest.mark.parametrize("name", MIXERS)
+def test_every_mixers_state_passes_through_a_model(name):
+    """Through prompt, token and layers, of the same shapes; two layers a mixer."""
+    config = small_config(MIXERS[name])
+
+    def decode_twice():
+        model = LanguageModel(config, rngs=nnx.Rngs(0))
+        states = [model.init_state(2, 12)]
+        for tokens in (random_tokens(length=7), random_tokens(length=1)):
+            states.append(model.features(tokens, state=states[-1])[1])
+        return states
+
+    first, *others = jax.eval_shape(decode_twice)
+    assert others == [first, first]
+
+
 def test_the_recurrent_state_does_not_grow():
     model = small_model()
     short, long = (jax.eval_shape(lambda n=n: model.init_state(1, n)) for n in (10, 10_000))

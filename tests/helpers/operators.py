@@ -10,8 +10,13 @@ import numpy as np
 
 from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
 
+# For gradients of a recurrence over hundreds of tokens: XLA's older emitters (tests/conftest.py)
+# copy all that is kept at every token, the newer ones, which these options bring back, write it in
+# place.
+LONG_SCAN = {"xla_backend_extra_options": ""}
 
-@functools.partial(jax.jit, static_argnums=0)
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=LONG_SCAN)
 def outputs_and_gradients(function, args, cotangents, segment_ids):
     """Of function(*args, segment_ids): what it returns, then the gradients of `args`."""
     out, vjp = jax.vjp(lambda *args: tuple(function(*args, segment_ids)), *args)

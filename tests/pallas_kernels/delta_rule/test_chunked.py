@@ -12,12 +12,14 @@ import pytest
 from pallas_kernels import DeltaRuleOutput, delta_rule
 from pallas_kernels.delta_rule.workloads import make_inputs
 from tests.helpers.compare import BOUNDS, assert_close
-from tests.helpers.operators import random_segments
+from tests.helpers.operators import LONG_SCAN, random_segments
 
 NAMES = ("output", "final_state", "dq", "dk", "dv", "dbeta", "dinitial_state")
 
 
-@functools.partial(jax.jit, static_argnames=("chunk_size", "implementation"))
+@functools.partial(
+    jax.jit, static_argnames=("chunk_size", "implementation"), compiler_options=LONG_SCAN
+)
 def outputs_and_gradients(args, cotangents, segment_ids, *, chunk_size=64, implementation):
     """All of NAMES; `args` are q, k, v, beta, initial_state."""
 
