@@ -18,6 +18,7 @@ from deltanet_jax.train.checkpoint import Checkpoints
 from deltanet_jax.train.guard import init_guard
 from deltanet_jax.train.step import TrainState
 from experiments.faults.outcome import Outcome
+from experiments.text.shards import Index, Settings, Source, open_split, write_shard
 
 
 class Position:
@@ -97,6 +98,32 @@ def cut_files(scratch: Path) -> Outcome:
         (file, way) for file in files for way in ways if file.stat().st_size or way is ways[0]
     )
     return _damaged(saved, scratch, damages, "a deleted, halved or emptied file of a checkpoint")
+
+
+def flip_shards(scratch: Path, rng: np.random.Generator, count: int) -> Outcome:
+    """One bit, or the end, of a shard of token ids: the file is named before an id is used."""
+    outcome = Outcome("a flipped bit in a shard of tokens, or its end missing")
+    folder = scratch / "shards"
+    folder.mkdir()
+    ids = rng.integers(0, 256, 3000).astype(np.uint16)
+    name, size = "train-00000", len(ids)
+    shard = write_shard(folder, name, ids, np.zeros(1, np.uint64), size)
+    settings = Settings("0" * 64, 256, 0, "file", size, (Source("train", "a.txt", "0" * 64),))
+    index = Index(settings, complete=True, shards=(shard,))
+    path = folder / f"{name}.npy"
+    good = path.read_bytes()
+    for number in range(count):
+        content, bit = bytearray(good), int(rng.integers(8 * len(good)))
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content[: bit // 8] if number % 4 == 0 else content)
+        outcome.caused += 1
+        try:
+            open_split(folder, index, "train").read(0, size)
+        except ValueError as error:
+            outcome.add_problem(None if path.name in str(error) else f"not named: {error}")
+        else:
+            outcome.add_problem(f"bit {bit} was let through")
+    return outcome
 
 
 def _save_seconds(directory: Path, state: TrainState) -> tuple[float, float, float]:
