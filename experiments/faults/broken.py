@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run in which one thing breaks: python -m experiments.faults.broken KIND NUMBER [--flag=value ...]
+"""A run in which one thing breaks: python -m experiments.faults.broken KIND NUMBER FLAGS
 
-The flags are those of experiments.main; it breaks at the NUMBERth time that KIND is about.
+FLAGS are those of experiments.main; it breaks at the NUMBERth time that KIND is about.
 """
 
 import itertools

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments.faults import damage, hostile, processes
+from experiments.faults import bombs, damage, hostile, processes
 from experiments.faults.outcome import Outcome
 from experiments.faults.runs import Runs, find_secrets
 from experiments.flags import define_faults_flags
@@ -46,6 +46,7 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Callable[[
         "shards": lambda: damage.flip_shards(scratch, rng, values.flips),
         "hashing": lambda: damage.hashing(scratch, values.megabytes),
         "hostile": lambda: hostile.hostile_files(scratch, rng, values.files),
+        "bombs": lambda: bombs.bombs(scratch),
         "alone": lambda: processes.alone(runs(), few),
         "kill": lambda: processes.kill(runs(), values.kills),
         "kill_in_commit": lambda: processes.kill_in_commit(runs(), some),
