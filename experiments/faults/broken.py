@@ -44,13 +44,12 @@ def _hang() -> None:
 
 
 def _clock_jumps(number: int) -> None:
-    """Every `number`th look at the clock is ten years ahead or back."""
+    """After every `number` looks the clock jumps by ten years: ahead, back, back, ahead."""
     looks = itertools.count(1)
 
     def jumping(read: Callable[[], float], second: int) -> Callable[[], float]:
         def look():
-            jump, far = divmod(next(looks), number)
-            return read() + (0 if far else second * YEARS * (-1) ** jump)
+            return read() + (0, 1, 0, -1)[next(looks) // number % 4] * YEARS * second
 
         return look
 
