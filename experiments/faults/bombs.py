@@ -9,7 +9,7 @@ of memory.
 import gzip
 import json
 import lzma
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -114,7 +114,9 @@ def main() -> None:
     except REFUSALS as error:
         refusal = str(error)[:200]
     seconds = time.process_time() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # getrusage would have the peak of the process that started this one in it.
+    status = Path("/proc/self/status").read_text()
+    peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])
     print(json.dumps({"refusal": refusal, "seconds": seconds, "peak_bytes": peak}))
 
 

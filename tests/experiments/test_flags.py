@@ -5,9 +5,11 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from experiments.distributed import start
+from experiments.dry_run import explained_out_of_memory
 from experiments.flags import GROUPS, run_config_from_flags
 from experiments.presets import PRESETS
 
@@ -217,3 +219,20 @@ def test_dry_run_plans_for_devices_that_are_not_here(tmp_path):
     assert refused.returncode != 0
     assert "error: --device_memory_gib: the run needs" in refused.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_is_explained():
+    """With the run's estimate; other errors of the device stay what they are."""
+    config = PRESETS[MQAR]()
+    with (
+        pytest.raises(
+            ValueError, match=r"^batch_size: device memory ran out; the run needs about \d"
+        ),
+        explained_out_of_memory(config),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        explained_out_of_memory(config),
+    ):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")

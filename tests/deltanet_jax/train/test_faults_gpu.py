@@ -40,13 +40,15 @@ pytestmark = pytest.mark.gpu
 GPU = jax.default_backend() == "gpu"
 needs_two = pytest.mark.skipif(GPU and jax.device_count() < 2, reason="needs two GPUs")
 
+# XLA has no such products on CPUs.
+DTYPE = "bfloat16" if GPU else "float32"
 # Heads that the Hopper kernels take.
 SMALL = ModelConfig(
     vocab_size=512,
     d_model=256,
     num_layers=2,
     layer_pattern=(DeltaNetConfig(num_heads=2),),
-    compute_dtype="bfloat16",
+    compute_dtype=DTYPE,
 )
 TASK = TokensConfig(vocab_size=512, seq_len=128)
 CONFIG = TrainConfig(
@@ -62,6 +64,7 @@ COMMAND = (
     "--num_layers=2",
     "--d_model=256",
     "--num_heads=2",
+    f"--compute_dtype={DTYPE}",
     "--vocab_size=512",
     "--seq_len=256",
     "--batch_size=8",
@@ -75,16 +78,34 @@ COMMAND = (
 )
 
 
-def start(workdir, *arguments, **settings):
-    """experiments.main in a process, which leaves the memory that this one has taken alone."""
-    settings = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **settings}
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *COMMAND, *arguments],
-        env=os.environ | settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def start():
+    """Starts experiments.main, which leaves the memory that this process has taken alone."""
+    started = []
+
+    def run(workdir, *arguments, **settings):
+        settings = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **settings}
+        command = [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *COMMAND]
+        process = subprocess.Popen(
+            [*command, *arguments],
+            env=os.environ | settings,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def end_of(process, seconds=300):
+    """(exit code, what it said)."""
+    said = process.communicate(timeout=seconds)[1]
+    return process.returncode, said
 
 
 def state_at(workdir, step):
@@ -98,7 +119,8 @@ def state_at(workdir, step):
 def wait_for(happened, processes, seconds=240.0):
     deadline = time.monotonic() + seconds
     while not happened() and time.monotonic() < deadline:
-        assert all(process.poll() is None for process in processes), processes[0].stderr.read()
+        for process in processes:
+            assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     assert happened()
 
@@ -108,7 +130,7 @@ def rows_of(workdir):
     return read_metrics(path) if path.exists() else []
 
 
-def test_a_stopped_run_equals_an_unbroken_one_bit_for_bit_with_deterministic_flags(tmp_path):
+def test_a_stopped_run_equals_an_unbroken_one_bit_for_bit_with_deterministic_flags(start, tmp_path):
     """G1: three processes, 200 steps; the second one is stopped, the third one ends its run."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     flags = ("--num_steps=200", "--mesh_data=1", "--deterministic")
@@ -116,11 +138,10 @@ def test_a_stopped_run_equals_an_unbroken_one_bit_for_bit_with_deterministic_fla
     processes = [start(workdir, *flags) for workdir in (whole, parts)]
     wait_for(lambda: len(rows_of(parts)) > 30, processes[1:])
     processes[1].send_signal(signal.SIGTERM)
-    ends = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, INTERRUPTED], ends
-    again = start(parts, *flags)
-    errors = again.communicate(timeout=300)[1]
-    assert again.returncode == 0, errors
+    ends = [end_of(process) for process in processes]
+    assert [code for code, _ in ends] == [0, INTERRUPTED], ends
+    ends = end_of(start(parts, *flags))
+    assert ends[0] == 0, ends
     assert equal_bits(state_at(whole, 200), state_at(parts, 200))
     assert without_speed(rows_of(whole)) == without_speed(rows_of(parts))
 
@@ -135,7 +156,7 @@ class Large:
             d_model=d_model,
             num_layers=layers,
             layer_pattern=(DeltaNetConfig(num_heads=d_model // 64),),
-            compute_dtype="bfloat16",
+            compute_dtype=DTYPE,
         )
         config = CONFIG.replace(batch_size=rows)
         self.trainer = Trainer(model, config, jax.devices()[:1])
@@ -171,18 +192,16 @@ def test_a_save_lets_the_steps_beside_it_be(tmp_path):
         restored = checkpoints.restore(checkpoints.newest(), large.trainer.abstract_state)
     assert equal_bits(restored, wanted)
     rise = during / ((before + after) / 2) - 1
-    print(
-        f"blocked {blocked:.3f} s, steps {1e3 * before:.2f} {1e3 * during:.2f} {1e3 * after:.2f} ms"
-    )
     if GPU:
-        assert blocked <= 1.0
+        assert blocked <= 1.0, f"the step waited {blocked:.2f} s"
         assert rise <= 0.02, f"steps beside a save take {rise:.1%} longer"
 
 
-def test_memory_that_runs_out_is_explained_and_costs_no_checkpoint(tmp_path, monkeypatch):
-    """G3: a batch that no device holds; and memory that is gone in the middle of a run."""
+def test_memory_that_runs_out_costs_no_checkpoint(tmp_path, monkeypatch):
+    """G3: another program's arrays fill the device in the middle of a run."""
+    config = CONFIG.replace(batch_size=4096 if GPU else 8)
     monkeypatch.setattr(loop, "Trainer", functools.cache(one_device))
-    whole = train(SMALL, CONFIG, TASK.make(), tmp_path / "whole")
+    whole = train(SMALL, config, TASK.make(), tmp_path / "whole")
     taken = []
 
     def take(number, batch):
@@ -190,36 +209,36 @@ def test_memory_that_runs_out_is_explained_and_costs_no_checkpoint(tmp_path, mon
             if not GPU:
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
             stats = jax.local_devices()[0].memory_stats()
-            free = stats["bytes_limit"] - stats["bytes_in_use"]
-            while free > 2**20:  # in halves: the free memory may be in pieces
-                try:
-                    taken.append(jax.block_until_ready(jnp.zeros(free, jnp.uint8)))
-                except jax.errors.JaxRuntimeError:
-                    free //= 2
+            for _ in range((stats["bytes_limit"] - stats["bytes_in_use"]) // 2**30):
+                taken.append(jax.block_until_ready(jnp.zeros(2**30, jnp.uint8)))
         return batch
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        train(SMALL, CONFIG, Wrapped(TASK.make(), take), tmp_path / "parts")
+        train(SMALL, config, Wrapped(TASK.make(), take), tmp_path / "parts")
     taken.clear()
-    with Checkpoints(tmp_path / "parts" / "checkpoints") as checkpoints:
-        assert checkpoints.newest() == 2
-    assert train(SMALL, CONFIG, TASK.make(), tmp_path / "parts") == whole
-    assert equal_bits(state_of_small(tmp_path / "whole"), state_of_small(tmp_path / "parts"))
+    abstract_state = loop.Trainer(SMALL, config).abstract_state
 
-    if GPU:
-        process = start(tmp_path / "huge", "--mesh_data=1", "--batch_size=4000000")
-        errors = process.communicate(timeout=300)[1]
-        assert process.returncode == 1 and "Traceback" not in errors, errors
-        assert "error: --batch_size: device memory ran out; the run needs about" in errors
+    def state_of(name, step):
+        with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
+            assert checkpoints.newest() == step
+            return checkpoints.restore(step, abstract_state)
+
+    state_of("parts", 2)
+    assert train(SMALL, config, TASK.make(), tmp_path / "parts") == whole
+    assert equal_bits(state_of("whole", 6), state_of("parts", 6))
+
+
+@pytest.mark.skipif(not GPU, reason="a CPU has no limit of its own")
+def test_a_batch_that_does_not_fit_is_refused_with_what_it_needs(start, tmp_path):
+    """G3: a million tokens a step through 24 layers, each of whose arrays has 2 GiB."""
+    flags = ("--num_layers=24", "--d_model=1024", "--num_heads=8", "--scan_unroll=1")
+    code, said = end_of(start(tmp_path / "run", "--mesh_data=1", "--batch_size=4096", *flags))
+    assert code == 1 and "Traceback" not in said, said
+    assert "error: --batch_size: device memory ran out; the run needs about" in said
 
 
 def one_device(model, config):
     return Trainer(model, config, jax.devices()[:1])
-
-
-def state_of_small(workdir):
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return checkpoints.restore(checkpoints.newest(), one_device(SMALL, CONFIG).abstract_state)
 
 
 @needs_two
@@ -238,40 +257,35 @@ HEARTBEAT = 10
 
 
 @needs_two
-def test_a_killed_process_ends_the_other_and_both_start_again(tmp_path):
+def test_a_killed_process_ends_the_other_and_both_start_again(start, tmp_path):
     """G5: one process for each device; the survivor ends within the heartbeat and 10 s."""
+    workdir = tmp_path / "run"
 
     def pair():
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        flags = ("--num_steps=2000" if GPU else "--num_steps=300", "--mesh_data=2")
+        flags = (f"--num_steps={5000 if GPU else 300}", "--mesh_data=2")
         flags += (f"--heartbeat_seconds={HEARTBEAT}",)
         flags += (f"--compilation_cache_dir={tmp_path / 'cache'}",)
         return [
-            start(tmp_path / "run", *flags, f"--distributed={address},2,{i}", **alone(i))
-            for i in range(2)
+            start(workdir, *flags, f"--distributed={address},2,{i}", **alone(i)) for i in range(2)
         ]
 
     processes = pair()
-    try:
-        wait_for((tmp_path / "run" / "checkpoints" / "20").exists, processes)
-        processes[1].kill()
-        began = time.monotonic()
-        processes[0].communicate(timeout=120)
-        assert time.monotonic() - began < HEARTBEAT + 10
-        assert processes[0].returncode != 0
-        processes[1].communicate(timeout=60)
-        processes = pair()
-        steps = len(rows_of(tmp_path / "run"))
-        wait_for(lambda: len(rows_of(tmp_path / "run")) > steps + 5, processes)
-        processes[0].send_signal(signal.SIGTERM)
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-        assert [process.returncode for process in processes] == [INTERRUPTED] * 2, errors
-        assert "resumed" in errors[0]
-    finally:
-        for process in processes:
-            process.kill()
+    wait_for((workdir / "checkpoints" / "20").exists, processes)
+    processes[1].kill()
+    began = time.monotonic()
+    code, said = end_of(processes[0], 120)
+    assert time.monotonic() - began < HEARTBEAT + 10
+    assert code != 0, said
+    steps = rows_of(workdir)[-1]["step"]
+    processes = pair()
+    wait_for(lambda: rows_of(workdir)[-1]["step"] > steps, processes)
+    processes[0].send_signal(signal.SIGTERM)
+    ends = [end_of(process) for process in processes]
+    assert [code for code, _ in ends] == [INTERRUPTED] * 2, ends
+    assert "resumed" in ends[0][1]
 
 
 def alone(index):
