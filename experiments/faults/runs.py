@@ -48,9 +48,13 @@ SECRETS = {"HF_TOKEN": SECRET, "WANDB_API_KEY": SECRET, "AWS_SECRET_ACCESS_KEY":
 
 @dataclasses.dataclass
 class Process:
-    """A run's process; all that it says goes into a file."""
+    """A run's process; all that it says goes into a file, which another process writes.
+
+    That one is under no limit of this one's.
+    """
 
     popen: subprocess.Popen
+    writer: subprocess.Popen
     said: Path
 
     def running(self) -> bool:
@@ -64,7 +68,9 @@ class Process:
         except subprocess.TimeoutExpired:
             self.popen.kill()
             self.popen.wait()
+            self.writer.wait()
             return 1, f"still there after {LONGEST:.0f} s"
+        self.writer.wait()
         return code, self.said.read_text(errors="replace")
 
 
@@ -113,16 +119,18 @@ class Runs:
             "PYTHONHASHSEED": str(self.rng.integers(2**32)),
         }
         with said.open("wb") as file:
+            writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
+        with writer.stdin as pipe:
             process = subprocess.Popen(
                 [sys.executable, "-m", *module, f"--workdir={workdir}", *ARGUMENTS, cache]
                 + list(arguments),
                 env=os.environ | settings | SECRETS,
-                stdout=file,
+                stdout=pipe,
                 stderr=subprocess.STDOUT,
             )
         if limit_bytes is not None:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-        return Process(process, said)
+        return Process(process, writer, said)
 
     def start_pair(self, workdir: Path) -> list[Process]:
         """A run of two processes."""

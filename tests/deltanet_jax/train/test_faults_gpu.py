@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -303,9 +304,10 @@ from deltanet_jax.train.evaluate import evaluate, put_batch
 from deltanet_jax.train.loop import Trainer
 from deltanet_jax.train.step import model_graph
 from tests.helpers.compare import equal_bits
-from tests.deltanet_jax.train.test_faults_gpu import CONFIG, SMALL, TASK
+from tests.deltanet_jax.train.test_faults_gpu import CONFIG, GPU, SMALL, TASK
 
-model, task = SMALL.replace(num_layers=8, d_model=512), TASK.replace(seq_len=1024).make()
+model = SMALL.replace(num_layers=8, d_model=512) if GPU else SMALL
+task = TASK.replace(seq_len=1024 if GPU else 32).make()
 trainer = Trainer(model, CONFIG, jax.devices()[:1])
 state, data = trainer.init(), iter(task.train_dataset(8))
 
@@ -329,8 +331,10 @@ print(json.dumps([result["loss"], tokens.shape, same, changed, peak_before, peak
 def test_evaluation_and_generation_leave_the_state_and_its_memory_alone():
     """G6: in a process of its own, whose peak of memory is its own too."""
     settings = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, "-c", EVALUATES]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, "-c", EVALUATES], env=os.environ | settings, capture_output=True, text=True
+        command, env=os.environ | settings, cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     loss, shape, same, changed, before, after = json.loads(done.stdout.splitlines()[-1])
