@@ -322,7 +322,7 @@ for _ in range(3):
 before, peak_before = jax.tree.map(np.array, state), peak()
 result = evaluate(trainer.eval_step, state.weights, task, 8, trainer.mesh)
 language_model = nnx.merge(model_graph(model), state.weights)
-tokens = generate(language_model, np.ones((2, 16), np.int32), 32, key=jax.random.key(0))
+tokens = generate(language_model, [[1] * 16] * 2, 32, key=jax.random.key(0))
 same, changed = equal_bits(state, before), not equal_bits(step(state), before)
 print(json.dumps([result["loss"], tokens.shape, same, changed, peak_before, peak()]))
 """

@@ -26,7 +26,7 @@ CONFIG = TrainConfig(
     batch_size=BATCH,
     optimizer=OptimizerConfig(learning_rate=1e-2, schedule="constant"),
 )
-MODEL = small_config(MIXERS["delta_net"], embed_dropout=0.1, init_std=0.05)
+MODEL = small_config(MIXERS["delta_net"], embed_dropout=0.1, init_std=0.05, num_layers=1)
 TASK = small_task(num_train_examples=EXAMPLES)
 
 
