@@ -8,9 +8,13 @@ every default is stated once, there.
 
 import dataclasses
 import json
+import reprlib
 import types
 import typing
 from typing import Any, ClassVar, Self
+
+# Values in messages: whole if they can be meant, cut where nobody would read on.
+SHORT = reprlib.Repr(maxlist=40, maxdict=10, maxstring=200, maxother=200, maxlong=200)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,21 +74,23 @@ def _members(cls: type[Config]) -> dict[str, type[Config]]:
 
 def _build(cls: type[Config], data: Any, where: str) -> Any:
     if not isinstance(data, dict):
-        raise ValueError(f"{where}: wanted an object, got {data!r}")
+        raise ValueError(f"{where}: wanted an object, got {SHORT.repr(data)}")
     data = dict(data)
     kind = data.pop("kind", "")
     if cls.family:
         members = _members(cls)
         if not isinstance(kind, str) or kind not in members:
-            raise ValueError(f"{where}.kind: wanted one of {sorted(members)}, got {kind!r}")
+            raise ValueError(
+                f"{where}.kind: wanted one of {sorted(members)}, got {SHORT.repr(kind)}"
+            )
         cls = members[kind]
     elif kind != cls.kind:
-        raise ValueError(f"{where}.kind: wanted {cls.kind!r}, got {kind!r}")
+        raise ValueError(f"{where}.kind: wanted {cls.kind!r}, got {SHORT.repr(kind)}")
 
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields))
     if unknown:
-        raise ValueError(f"{where}: unknown keys {unknown}; known are {sorted(fields)}")
+        raise ValueError(f"{where}: unknown keys {SHORT.repr(unknown)}; known are {sorted(fields)}")
     missing = [
         name
         for name, f in fields.items()
@@ -107,14 +113,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(hint, value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where}: wanted a list, got {value!r}")
+            raise ValueError(f"{where}: wanted a list, got {SHORT.repr(value)}")
         return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if isinstance(hint, type) and issubclass(hint, Config):
         return _build(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{where}: wanted {hint.__name__}, got {value!r}")
+        raise ValueError(f"{where}: wanted {hint.__name__}, got {SHORT.repr(value)}")
     return value
 
 
@@ -129,4 +135,4 @@ def check_one_of(config: Config, name: str, choices: typing.Sequence[object]) ->
     """Raises ValueError unless the field `name` is one of `choices`."""
     value = getattr(config, name)
     if value not in choices:
-        raise ValueError(f"{name}: wanted one of {tuple(choices)}, got {value!r}")
+        raise ValueError(f"{name}: wanted one of {tuple(choices)}, got {SHORT.repr(value)}")

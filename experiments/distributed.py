@@ -9,23 +9,26 @@ import jax
 logger = logging.getLogger("experiments")
 
 
-def start(value: str | None) -> None:
+def start(value: str | None, heartbeat_seconds: int = 100) -> None:
     """Joins this process to the others, before anything uses a device.
 
     Args:
         value: None or "" for a run of one process; "auto" where the launcher says who is who
             (SLURM, Open MPI, Kubernetes with its Python package); else
             "HOST:PORT,PROCESSES,INDEX", the same first two for all processes.
+        heartbeat_seconds: a process that is not heard of for so long ends the others.
     Raises:
         ValueError: anything else.
     """
     if not value:
         return
     if value == "auto":
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
     else:
         address, processes, index = _parse(value)
-        jax.distributed.initialize(address, processes, index)
+        jax.distributed.initialize(
+            address, processes, index, heartbeat_timeout_seconds=heartbeat_seconds
+        )
     logger.info(
         "process %d of %d, %d of %d devices",
         jax.process_index(),

@@ -3,10 +3,12 @@
 """--dry_run=N: what a run would be on N devices, on a machine that has none of them.
 
 Prints parameters, operations a token, where every array lives and the memory of a device; nothing
-is allocated, compiled or written.
+is allocated, compiled or written. The same numbers explain a run whose memory ran out.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -55,6 +57,24 @@ def report(config: RunConfig, device_memory_gib: float | None) -> str:
             f"got {device_memory_gib:g}; " + "; ".join(_memory_lines(memory)[:-1])
         )
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def explained_out_of_memory(config: RunConfig) -> Iterator[None]:
+    """Device memory that runs out is a ValueError with what the run needs and what there is."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        memory = estimate(Trainer(config.model, config.train), config.train, config.task.seq_len)
+        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+        has = "unknown" if limit is None else f"{limit / 2**30:.2f} GiB"
+        raise ValueError(
+            f"batch_size: device memory ran out; the run needs about {memory.total / 2**30:.2f} "
+            f"GiB a device, JAX may use {has}; checkpoints are intact. Smaller: a larger "
+            "accumulation_steps, remat. " + "; ".join(_memory_lines(memory)[:-1])
+        ) from error
 
 
 def _shape(x) -> str:

@@ -188,6 +188,9 @@ def define_platform_flags() -> None:
     flags.DEFINE_string(
         "distributed", None, 'several processes as one run: "auto" or HOST:PORT,PROCESSES,INDEX'
     )
+    flags.DEFINE_integer(
+        "heartbeat_seconds", 100, "with --distributed: silence after which the others end", 1
+    )
 
 
 def define_sample_flags() -> None:

@@ -71,23 +71,24 @@ def main(argv: list[str]) -> None:
             print(dry_run.report(config, values.device_memory_gib))
             return
         platform.configure_from_flags(values)
-        distributed.start(values.distributed)
+        distributed.start(values.distributed, values.heartbeat_seconds)
         stop = Stop()
         # jax.distributed has a handler of its own, which this one replaces.
         with stop.on_signals(processes=bool(values.distributed)):
             config = _run_config(workdir, values)
-            result = train(
-                config.model,
-                config.train,
-                config.task.make(),
-                workdir,
-                record=config.to_dict(),
-                profile_steps=profile_steps_from_flag(values.profile_steps),
-                wandb_project=values.wandb_project,
-                stop=stop,
-                hang_seconds=values.hang_seconds,
-                allow_data_change=values.allow_data_change,
-            )
+            with dry_run.explained_out_of_memory(config):
+                result = train(
+                    config.model,
+                    config.train,
+                    config.task.make(),
+                    workdir,
+                    record=config.to_dict(),
+                    profile_steps=profile_steps_from_flag(values.profile_steps),
+                    wandb_project=values.wandb_project,
+                    stop=stop,
+                    hang_seconds=values.hang_seconds,
+                    allow_data_change=values.allow_data_change,
+                )
     except ValueError as error:
         sys.exit(f"error: {explain(error)}")
     except tuple(EXIT_CODES) as error:

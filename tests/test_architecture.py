@@ -4,10 +4,12 @@
 
 import ast
 import re
+import types
 from pathlib import Path
 
 import pytest
 
+from experiments.faults.run import make_faults
 from experiments.flags import GROUPS, SWEEP
 from experiments.presets import PRESETS
 
@@ -130,3 +132,23 @@ def test_links_in_the_documents_lead_somewhere():
     for path in documents():
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{path}: {link}"
+
+
+FAULTS = set(make_faults(Path(), types.SimpleNamespace(seed=0, kills=1)))
+
+
+def test_every_fault_is_shown_by_tests_and_kinds_of_faults_that_exist():
+    """Each row of the table in docs/reliability.md names one at least."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    text = text.split("## Faults one by one")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| (G?\d+) \|(.*)\|$", text, re.MULTILINE))
+    wanted = [*(str(n) for n in range(1, 25)), *(f"G{n}" for n in range(1, 7))]
+    assert list(rows) == wanted
+    files = {p.name: p.read_text() for p in SOURCES if p.name.startswith("test_")}
+    for number in wanted:
+        tests = re.findall(r"`(test_\w+\.py)::(test_\w+)`", rows[number])
+        for name, test in tests:
+            assert f"def {test}(" in files[name], f"{number}: {name}::{test}"
+        kinds = re.findall(r"faults `(\w+)`", rows[number])
+        assert set(kinds) <= FAULTS, f"{number}: {kinds}"
+        assert tests or kinds, number

@@ -152,7 +152,8 @@ class Checkpoints:
         folder = self._directory / f"{step}.saving"
         facts = self._facts | {"arrays": _arrays(state), "data_position": data.get_state()}
         try:
-            response = ocp.save_checkpointables_async(folder, {"state": state._asdict()})
+            with _uncompressed():
+                response = ocp.save_checkpointables_async(folder, {"state": state._asdict()})
         except Exception as error:
             raise self._failure(step, error) from error
         self._saving = self._pool.submit(self._commit, step, response, {"step": step, **facts})
@@ -227,6 +228,13 @@ class Checkpoints:
         if data is not None:
             data.set_state(facts["data_position"])
         return TrainState(**found["state"])
+
+
+def _uncompressed() -> ocp.Context:
+    """Orbax's zstd takes longer than all else of a save, and weights hardly shrink by it."""
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    return context
 
 
 def _arrays(state: TrainState) -> dict[str, str]:

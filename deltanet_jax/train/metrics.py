@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from deltanet_jax.train.board import Board
 from deltanet_jax.train.files import first_process, write_atomically
 
 
@@ -38,9 +38,7 @@ class MetricsLog:
             rows = keep_rows(path, lambda row: row["step"] <= step)
             self._evaluated = {row["step"] for row in rows if "eval/loss" in row}
         self._file = path.open("a")
-        self._board = SummaryWriter(
-            str(directory / "tensorboard"), purge_step=step + 1, write_to_disk=True
-        )
+        self._board = Board(directory / "tensorboard", step + 1)
         if wandb_project is not None:
             self._wandb = _start_wandb(directory, wandb_project, config)
 
@@ -50,8 +48,7 @@ class MetricsLog:
             return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, metrics)
         if self._wandb is not None:
             self._wandb.log(metrics, step=step)
 

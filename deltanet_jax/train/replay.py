@@ -47,6 +47,9 @@ def load(workdir: Path, abstract_state: TrainState) -> tuple[int, TrainState, di
     path = folder / f"batch-{step}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            # Ours are not compressed: so no small file becomes arrays of any size.
+            if any(entry.compress_type for entry in arrays.zip.infolist()):
+                raise ValueError("it is compressed")
             return step, state, dict(arrays)
     except Exception as error:  # NumPy reads headers with Python's parser, and raises its errors
         raise ValueError(f"workdir: {path}: wanted the arrays of a batch: {error}") from error

@@ -20,8 +20,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments.faults import damage, hostile, processes
+from experiments.faults import bombs, damage, hostile, processes
 from experiments.faults.outcome import Outcome
+from experiments.faults.runs import Runs, find_secrets
 from experiments.flags import define_faults_flags
 from experiments.logs import quiet_logs
 from pallas_kernels._common.timing import machine_info
@@ -30,19 +31,34 @@ from pallas_kernels._common.timing import machine_info
 def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Callable[[], Outcome]]:
     """What causes each kind of fault, by the name that --faults takes."""
     rng = np.random.default_rng(values.seed)
-    runs = functools.cache(lambda: processes.Runs(scratch, rng))
+    runs = functools.cache(lambda: Runs(scratch, rng))
     some = max(1, values.kills // 4)
+    few = max(1, some // 4)
+
+    def secrets() -> Outcome:
+        """After all others: in anything that the processes of this command wrote or said."""
+        outcome = Outcome("a process with secrets in its environment", caused=runs().started)
+        return find_secrets(scratch, outcome)
+
     return {
         "flips": lambda: damage.flip_bits(scratch, rng, values.flips),
         "cuts": lambda: damage.cut_files(scratch),
+        "shards": lambda: damage.flip_shards(scratch, rng, values.flips),
         "hashing": lambda: damage.hashing(scratch, values.megabytes),
         "hostile": lambda: hostile.hostile_files(scratch, rng, values.files),
+        "bombs": lambda: bombs.bombs(scratch),
+        "alone": lambda: processes.alone(runs(), few),
         "kill": lambda: processes.kill(runs(), values.kills),
+        "kill_in_commit": lambda: processes.kill_in_commit(runs(), some),
         "terminate": lambda: processes.terminate(runs(), some),
         "full_disk": lambda: processes.full_disk(runs(), some),
-        "two_processes": lambda: processes.two_processes(runs(), max(1, some // 4)),
-        "not_finite": lambda: processes.not_finite(runs(), max(1, some // 4)),
-        "second_run": lambda: processes.second_run(runs(), max(1, some // 4)),
+        "two_processes": lambda: processes.two_processes(runs(), few),
+        "kill_one_of_two": lambda: processes.kill_one_of_two(runs(), max(1, few // 3)),
+        "hang": lambda: processes.hang(runs(), few),
+        "clock": lambda: processes.clock(runs(), few),
+        "not_finite": lambda: processes.not_finite(runs(), few),
+        "second_run": lambda: processes.second_run(runs(), few),
+        "secrets": secrets,
     }
 
 

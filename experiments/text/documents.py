@@ -14,6 +14,9 @@ OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 JSONL = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
 PARQUET_ROWS = 1024  # in memory at a time
+# Compressed files may hold a thousand times their size: a document of one is not larger than this.
+MAX_UNPACKED_BYTES = 128 * 2**20
+MAX_LINE_BYTES = 16 * 2**20  # JSON may become 22 times as large in memory
 # Where a document of a text file starts: at its beginning, or at lines "= Title =" too.
 FILE, TITLE = "file", "title"
 BOUNDARIES = (FILE, TITLE)
@@ -61,7 +64,8 @@ def read_documents(path: Path, boundary: str = FILE) -> Iterator[Document]:
             (with spaces around, as WikiText has; "= = Section = =" starts none), as in
             lm-evaluation-harness's WikiText; the newline before such a line belongs to none.
     Raises:
-        ValueError: a line without a "text", a damaged file; names file and line.
+        ValueError: a line without a "text", a damaged file, more than can be meant; names file and
+            line.
     """
     if path.suffix == PARQUET:
         yield from _parquet(path)
@@ -75,8 +79,36 @@ def read_documents(path: Path, boundary: str = FILE) -> Iterator[Document]:
             raise ValueError(f"data: {path}: wanted a whole compressed file: {error}") from error
 
 
+def bounded_lines(name: str, path: Path, file: BinaryIO) -> Iterator[bytes]:
+    """The lines of `file`.
+
+    Raises:
+        ValueError: one is longer than MAX_LINE_BYTES, of which no more is read; the message starts
+            with `name`.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"{name}: {path}:{number}: wanted lines of at most {MAX_LINE_BYTES} bytes"
+            )
+        yield line
+
+
+def _check_unpacked(path: Path, size: int) -> None:
+    if size > MAX_UNPACKED_BYTES:
+        raise ValueError(
+            f"data: {path}: wanted documents of at most {MAX_UNPACKED_BYTES} bytes in a compressed "
+            "file; unpack it if it is what it should be"
+        )
+
+
 def _whole(path: Path, file: BinaryIO, raw: BinaryIO) -> Iterator[Document]:
-    yield Document(file.read(), str(path), raw.tell())
+    text = file.read() if file is raw else file.read(MAX_UNPACKED_BYTES + 1)
+    if file is not raw:
+        _check_unpacked(path, len(text))
+    yield Document(text, str(path), raw.tell())
 
 
 def is_title(line: bytes) -> bool:
@@ -90,21 +122,24 @@ def is_title(line: bytes) -> bool:
 
 def _titled(path: Path, file: BinaryIO, raw: BinaryIO) -> Iterator[Document]:
     lines: list[bytes] = []
-    start = 1
-    for number, line in enumerate(file, start=1):
+    start, size = 1, 0
+    for number, line in enumerate(bounded_lines("data", path, file), start=1):
         if is_title(line):
             text = b"".join(lines).removesuffix(b"\n")
             if text.strip():
                 yield Document(text, f"{path}:{start}", raw.tell())
-            lines, start = [], number
+            lines, start, size = [], number, 0
         lines.append(line)
+        size += len(line)
+        if file is not raw:
+            _check_unpacked(path, size)
     text = b"".join(lines)
     if text.strip():
         yield Document(text, f"{path}:{start}", raw.tell())
 
 
 def _jsonl(path: Path, file: BinaryIO, raw: BinaryIO) -> Iterator[Document]:
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(bounded_lines("data", path, file), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"

@@ -5,7 +5,7 @@
 import json
 from pathlib import Path
 
-from experiments.text.documents import OPENERS
+from experiments.text.documents import OPENERS, bounded_lines
 
 
 def read_json_lines(path: Path, name: str) -> list[dict]:
@@ -15,11 +15,12 @@ def read_json_lines(path: Path, name: str) -> list[dict]:
         path: JSON lines, `.gz` and `.xz` compressed.
         name: of the flag that the path comes from.
     Raises:
-        ValueError: a line that is no JSON object; the message starts with `name` and has the line.
+        ValueError: a line that is no JSON object, or far too long; the message starts with `name`
+            and has the line.
     """
     rows = []
     with OPENERS.get(path.suffix, open)(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(bounded_lines(name, path, file), start=1):
             if not line.strip():
                 continue
             try:

@@ -8,8 +8,10 @@ import lzma
 import numpy as np
 import pytest
 
-from experiments.faults import damage, hostile
+from experiments.faults import damage, hostile, runs
+from experiments.faults.outcome import Outcome
 from experiments.tasks.language_modeling.data import read_documents
+from experiments.text import documents, shards
 
 
 def test_hostile_files_are_refused_with_a_message(tmp_path):
@@ -30,6 +32,36 @@ def test_flipped_bits_are_found_and_would_be_missed_without_hashes(tmp_path, mon
     outcome = damage.flip_bits(tmp_path, np.random.default_rng(0), 20)
     assert outcome.caused == 20
     assert outcome.lost > 10 if broken else outcome.lost == 0
+
+
+def test_damaged_shards_are_found_and_would_be_missed_without_their_digests(tmp_path, monkeypatch):
+    outcome = damage.flip_shards(tmp_path, np.random.default_rng(0), 40)
+    assert (outcome.caused, outcome.problems) == (40, [])
+    monkeypatch.setattr(shards.Ids, "_check", lambda ids, number: ids._unchecked.clear())
+    (tmp_path / "again").mkdir()
+    assert damage.flip_shards(tmp_path / "again", np.random.default_rng(0), 40).lost > 20
+
+
+def test_a_secret_in_an_output_is_counted(tmp_path):
+    (tmp_path / "clean.txt").write_text("canary")
+    assert runs.find_secrets(tmp_path, Outcome("")).lost == 0
+    (tmp_path / "trace.bin").write_bytes(b"\0\xff" + runs.SECRET.encode())
+    assert "trace.bin" in runs.find_secrets(tmp_path, Outcome("")).problems[0]
+
+
+@pytest.mark.parametrize("name", ["text.jsonl.gz", "text.txt.xz", "text.jsonl"])
+@pytest.mark.parametrize("boundary", documents.BOUNDARIES)
+def test_what_unpacks_to_more_than_can_be_meant_is_refused(tmp_path, monkeypatch, name, boundary):
+    """And nothing of it beyond the limit is read; plain text may be of any size."""
+    monkeypatch.setattr(documents, "MAX_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(documents, "MAX_LINE_BYTES", 2000)
+    path = tmp_path / name
+    packed = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+    path.write_bytes(packed(b'{"text": "' + b"x" * 10**6 + b'"}'))
+    with pytest.raises(ValueError, match=f"data: .*{name}.*: wanted (lines|documents) of at most"):
+        list(documents.read_documents(path, boundary))
+    path.write_bytes(packed(b'{"text": "one"}'))
+    assert len(list(documents.read_documents(path, boundary))) == 1
 
 
 @pytest.mark.parametrize("ending", ["gz", "xz"])

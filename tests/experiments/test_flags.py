@@ -5,10 +5,11 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from experiments.distributed import start
-from experiments.dry_run import report
+from experiments.dry_run import explained_out_of_memory, report
 from experiments.flags import GROUPS, run_config_from_flags
 from experiments.presets import PRESETS
 
@@ -224,3 +225,20 @@ def test_dry_run_refuses_what_does_not_fit():
         report(config, 0.001)
     with pytest.raises(ValueError, match="^head_k_dim: wanted a size, or num_heads dividing the"):
         report(run_config_from_flags({"preset": MQAR, "num_heads": 7}), None)
+
+
+def test_memory_that_runs_out_is_explained():
+    """With the run's estimate; other errors of the device stay what they are."""
+    config = PRESETS[MQAR]()
+    with (
+        pytest.raises(
+            ValueError, match=r"^batch_size: device memory ran out; the run needs about \d"
+        ),
+        explained_out_of_memory(config),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        explained_out_of_memory(config),
+    ):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")

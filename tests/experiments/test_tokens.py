@@ -10,6 +10,7 @@ import pytest
 from deltanet_jax.train.task import fingerprint
 from experiments.tasks.tokens.task import TokensConfig, Zipf
 from experiments.text.prepare import prepare
+from experiments.text.shards import file_digest
 from experiments.text.sources import find_sources
 from experiments.text.tokenizers import load_tokenizer
 
@@ -96,6 +97,24 @@ def test_another_tokenizer_is_refused(folder):
             config_of(folder, **changes).make()
     with pytest.raises(ValueError, match="data: wanted one folder, or files; got "):
         TokensConfig((str(folder), str(folder)), vocab_size=256).make()
+
+
+def test_every_change_of_the_data_changes_its_fingerprint(folder):
+    """Seed, length, packing, batch, content."""
+    changes = ({}, {"data_seed": 1}, {"seq_len": 8}, {"concatenate": True})
+    seen = [fingerprint(config_of(folder, **change).make(), 4) for change in changes]
+    seen.append(fingerprint(config_of(folder).make(), 2))
+    index = json.loads((folder / "index.json").read_text())
+    for shard in index["shards"]:
+        path = folder / f"{shard['name']}.npy"
+        changed = np.load(path) ^ 1
+        path.unlink()  # the other tasks' threads read the file as it was
+        np.save(path, changed)
+        shard["sha256"] = file_digest(path)
+    (folder / "index.json").write_text(json.dumps(index))
+    seen.append(fingerprint(config_of(folder).make(), 4))
+    assert len(set(seen)) == len(seen)
+    assert seen[-1] == fingerprint(config_of(folder).make(), 4)
 
 
 def test_damaged_shards_are_named(folder):

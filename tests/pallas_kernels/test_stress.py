@@ -9,9 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import delta_rule, gated_delta_rule, gated_linear_attention
+from pallas_kernels import (
+    delta_rule,
+    gated_delta_rule,
+    gated_linear_attention,
+    linear_attention,
+)
 from tests.helpers.compare import BOUNDS, assert_close, equal_bits
-from tests.helpers.operators import calling, check_operator, log_decays, random_state
+from tests.helpers.operators import (
+    calling,
+    check_no_tokens,
+    check_operator,
+    log_decays,
+    outputs_and_gradients,
+    random_state,
+)
+from tests.pallas_kernels import test_selective_scan, test_wkv
 
 OPERATORS = {
     "delta_rule": (delta_rule, ("q", "k", "v", "beta", "initial_state")),
@@ -88,6 +101,30 @@ def test_inputs_at_the_edge_agree_with_the_definition(x64, name, case, segments)
     check_operator(fast, definition, names, args, jnp.asarray(SEGMENTS[segments]))
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_segments_without_tokens_change_nothing(name):
+    """Ids 0, 1, 2, ... and ids between which others have no token: the same bits."""
+    inputs, names = make_inputs(), OPERATORS[name][1]
+    args = tuple(inputs[n] for n in names)
+    cotangents = (args[names.index("v")], args[-1])
+    run = functools.partial(outputs_and_gradients, function(name, "xla"), args, cotangents)
+    assert equal_bits(*(run(jnp.asarray(SEGMENTS["some"] * gap)) for gap in (1, 7)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_lengths_about_a_chunk(x64, name, length):
+    """A chunk has 64 tokens; every token's own segment, and one for all."""
+    inputs, names = make_inputs(length), OPERATORS[name][1]
+    args = tuple(inputs[n].astype(jnp.float32) for n in names)
+    if not length:
+        return check_no_tokens(function(name, "xla"), args)
+    for kind in ("whole", "every_token"):
+        ids = jnp.asarray(SEGMENTS[kind][:, :length])
+        check_operator(function(name, "xla"), function(name, "reference"), names, args, ids)
+
+
 @functools.cache
 def gradients(name, implementation):
     """Outputs and the gradients of all inputs, compiled."""
@@ -128,3 +165,42 @@ def test_the_state_does_not_drift_over_a_million_tokens(x64, name):
     assert_close("state", state, wanted_state, BOUNDS["float32"])
     last = slice(-1000, None)
     assert_close("output", output[:, last], wanted_output[:, last], BOUNDS["float32"])
+
+
+def linear(q, k, v):
+    return linear_attention(q, k, v)[1]
+
+
+def linear_in_sums(q, k, v):
+    return jnp.einsum("bthk,bthv->bhkv", k, v)
+
+
+OTHERS = {
+    "linear_attention": (
+        linear,
+        linear_in_sums,
+        lambda t: [make_inputs(t, 1, 1)[n] for n in "qkv"],
+    ),
+    "selective_scan": (
+        lambda *args: test_selective_scan.chunked(*args)[1],
+        lambda *args: test_selective_scan.recur(*args)[1],
+        lambda t: test_selective_scan.make_args(t, "float32", (1, 2, 4)),
+    ),
+    "wkv": (
+        lambda *args: test_wkv.in_blocks(*args)[1],
+        lambda *args: test_wkv.recur(*args)[1],
+        lambda t: test_wkv.make_args(t, "float32"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_operators_do_not_drift_over_a_million_tokens(x64, name):
+    """The last state, in float32, beside the definition in float64."""
+    fast, definition, make = OTHERS[name]
+    args = [x.astype(jnp.float32) for x in make(2**20)]
+    got = jax.jit(fast)(*args)
+    wanted = jax.jit(definition)(*(x.astype(jnp.float64) for x in args))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert_close(name, a, b, BOUNDS["float32"])

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
-from deltanet_jax.train import manifest
+from deltanet_jax.train import checkpoint, manifest
 from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints
 from deltanet_jax.train.guard import init_guard
 from deltanet_jax.train.step import TrainState
@@ -79,6 +80,18 @@ def test_state_and_position_come_back_bit_for_bit(saved):
     assert facts["arrays"]["weights/kernel"] == "float32[300]"
 
 
+def test_arrays_of_the_formats_of_before_come_back(tmp_path, monkeypatch):
+    """Format 1 hashed whole files, and arrays were compressed."""
+    monkeypatch.setattr(checkpoint, "_uncompressed", ocp.Context)
+    monkeypatch.setattr(manifest, "FORMAT_VERSION", 1)
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(1, state_of(1), Position())
+    monkeypatch.undo()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert equal_bits(checkpoints.restore(checkpoints.newest(), abstract()), state_of(1))
+        assert checkpoints.facts(1)["format_version"] == 1
+
+
 def flip(path, byte=None):
     content = bytearray(path.read_bytes())
     bit = int(np.random.default_rng(len(content)).integers(8 * len(content)))
@@ -113,6 +126,15 @@ def test_damage_to_any_file_is_found_moved_aside_and_the_step_before_restored(
                 ("1", True),
                 ("2.damaged", False),
             ]
+
+
+def test_what_is_newest_does_not_depend_on_clocks(copy):
+    """Files of step 1 from the future, those of step 2 from 1970."""
+    for step, seconds in ((1, 4e9), (2, 0)):
+        for path in (copy / str(step), *(copy / str(step)).rglob("*")):
+            os.utime(path, (seconds, seconds))
+    with Checkpoints(copy, 2) as checkpoints:
+        assert checkpoints.newest() == 2
 
 
 def test_what_is_restored_instead_is_the_older_state(copy):

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that are stopped, poisoned, or find their directory changed, against one unbroken run."""
 
+import contextlib
 import functools
+import itertools
 import json
 import os
 import signal
@@ -36,7 +38,7 @@ CONFIG = TrainConfig(
     mesh=MeshConfig(data=2),
     optimizer=OptimizerConfig(learning_rate=1e-2, schedule="constant"),
 )
-TASK = small_task()
+TASK = small_task(num_train_examples=24)  # an epoch is three steps
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -81,15 +83,65 @@ def at(wanted, action):
     return change
 
 
-def test_a_stopped_run_has_saved_its_last_step_and_goes_on_bit_for_bit(whole, tmp_path):
-    """Asked while batch 3 is made: that step is still done."""
-    step = 3
+def when_made(step, action):
+    """Calls `action` with that step's batch; the fingerprint has made the first one before."""
+    made = itertools.count()
+
+    def change(number, batch):
+        if number == step and next(made) == (step == 1):
+            action(batch)
+        return batch
+
+    return change
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_stopped_run_has_saved_its_last_step_and_goes_on_bit_for_bit(whole, tmp_path, step):
+    """Asked while that step's batch is made: the step is still done. 3 is the end of an epoch."""
     stop = Stop()
     with pytest.raises(Interrupted) as stopped:
-        train(MODEL, CONFIG, Wrapped(TASK.make(), at(step, stop.ask)), tmp_path, stop=stop)
+        change = when_made(step, lambda batch: stop.ask())
+        train(MODEL, CONFIG, Wrapped(TASK.make(), change), tmp_path, stop=stop)
     assert stopped.value.step == step
     assert int(state_at(tmp_path, step).step) == step
     assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+def test_a_run_stopped_while_it_saves_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
+    stop, write = Stop(), manifest.write
+
+    def asked(folder, facts, early):
+        stop.ask()
+        write(folder, facts, early)
+
+    monkeypatch.setattr(manifest, "write", asked)
+    with pytest.raises(Interrupted) as stopped:
+        train(MODEL, CONFIG, TASK.make(), tmp_path, stop=stop)
+    assert stopped.value.step >= 2
+    monkeypatch.undo()
+    assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+def test_every_example_is_trained_on_once_an_epoch_through_stops(whole, tmp_path):
+    """Stopped and started after every step but the last; two epochs of 24 examples."""
+    seen = {}
+    for step in range(1, 7):
+        stop = Stop()
+
+        def note(batch, step=step, stop=stop):
+            seen[step] = [row.tobytes() for row in batch["inputs"]]
+            if step < 6:
+                stop.ask()
+
+        with contextlib.nullcontext() if step == 6 else pytest.raises(Interrupted):
+            task = Wrapped(TASK.make(), when_made(1, note))
+            train(MODEL, CONFIG, task, tmp_path, stop=stop)
+    data = iter(TASK.make().train_dataset(8))
+    assert seen == {s: [row.tobytes() for row in next(data)["inputs"]] for s in range(1, 7)}
+    for epoch in (1, 4):
+        rows = [row for step in range(epoch, epoch + 3) for row in seen[step]]
+        assert len(set(rows)) == len(rows) == 24
+    assert equal_bits(state_at(tmp_path, 6), state_at(whole[0], 6))
 
 
 @pytest.mark.parametrize("number", [1, 3])
