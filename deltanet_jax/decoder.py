@@ -68,17 +68,15 @@ class Joined(nnx.Module):
 def _rebuild(module: nnx.Module, merge: bool, dtype) -> nnx.Module:
     """`module` with a `Product` in the place of every linear map, or one of those of its input.
 
-    What stands in a list is a chain of maps and stays as it is. A module with a token shift gives
-    each map an input of its own: none are merged.
+    What stands in a list is a chain of maps and stays as it is. Nothing is merged in a module with
+    such a chain, which may begin with the module's input, or with a token shift, which gives each
+    map an input of its own.
     """
-    merge = merge and not hasattr(module, "shift")
-    linears = [
-        (path, m)
-        for path, m in nnx.iter_modules(module)
-        if isinstance(m, nnx.Linear) and isinstance(path[-1], str)
-    ]
+    linears = [(path, m) for path, m in nnx.iter_modules(module) if isinstance(m, nnx.Linear)]
+    named = [(path, m) for path, m in linears if isinstance(path[-1], str)]
+    merge = merge and len(named) == len(linears) and not hasattr(module, "shift")
     kernels, stop = [], 0
-    for path, linear in linears:
+    for path, linear in named:
         kernel = linear.kernel[...]
         if merge and path[-1] not in INNER:
             start, stop = stop, stop + kernel.shape[1]

@@ -123,7 +123,7 @@ class Mamba(nnx.Module):
         *,
         segment_ids: Int[Array, "B T"] | None = None,
         state: MambaState | None = None,
-    ) -> tuple[Float[Array, "B T D"], MambaState | None]:
+    ) -> tuple[Float[Array, "B T D_out"], MambaState | None]:
         """See base.py."""
         conv, memory = (None, None) if state is None else state
         x = self.in_proj(u)

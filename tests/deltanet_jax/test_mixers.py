@@ -29,7 +29,7 @@ CONTEXT = Context(
 LENGTH = 21
 # Compiled for long; what they have in common with others is tested there, and their recurrences in
 # tests/pallas_kernels.
-SLOW = ("kda", "rwkv4", "rwkv4_channel_mix", "hyena")
+SLOW = ("kda", "delta_product", "mamba", "rwkv4", "rwkv4_channel_mix", "hyena", "hyena-heads")
 every_mixer = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MIXERS]
 )

@@ -141,6 +141,7 @@ def test_two_processes_of_two_devices_equal_one_process_of_four(tmp_path):
     command = [sys.executable, "-W", "error", "-m", "experiments.main"]
     command += ["--preset=mqar/small-linear_attention", "--mesh_fsdp=2", "--mesh_data=2", *SMALL]
     command += ["--num_train_examples=16", "--num_eval_examples=8", "--log_every_steps=1"]
+    command += ["--mlp_hidden_size=0"]
 
     def start(workdir, devices, *arguments):
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}

@@ -204,7 +204,8 @@ def test_the_loss_is_the_weighted_mean_of_cross_entropies():
 
 def test_parts_of_a_batch_are_the_whole_batch():
     """Accumulated over two parts on eight devices, against one step on one device."""
-    model = small_config(MIXERS["attention"], init_std=0.05)  # no dropout: it is drawn by part
+    # No dropout: it is drawn by part.
+    model = small_config(MIXERS["attention"], init_std=0.05, mlp_hidden_size=0)
     losses, state = three_steps(MeshConfig(data=1), jax.devices()[:1], model)
     parts = CONFIG.replace(accumulation_steps=2, mesh=MeshConfig(data=2, fsdp=2))
     part_losses, part_state = three_steps(parts.mesh, jax.devices()[:4], model, parts)
