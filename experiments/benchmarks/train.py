@@ -79,7 +79,7 @@ def make_trainer(case: Case, **changes) -> tuple[Trainer, TrainConfig]:
     config = TrainConfig(
         num_steps=1000,
         batch_size=case.rows,
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=100),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10),
         mesh=MeshConfig(**case.mesh),
     )
     devices = jax.devices()[: math.prod(case.mesh.values())]
