@@ -33,11 +33,11 @@ def _mqar_small(mixer: MixerConfig) -> RunConfig:
         ),
         task=task,
         train=TrainConfig(
-            num_steps=500,
+            num_steps=600,
             batch_size=64,
             eval_every_steps=50,
             checkpoint_every_steps=100,
-            optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=40, weight_decay=0.1),
+            optimizer=OptimizerConfig(learning_rate=1.5e-2, warmup_steps=40, weight_decay=0.1),
         ),
     )
 
