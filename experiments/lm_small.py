@@ -11,6 +11,9 @@ evaluated, record.json, from which experiments.report makes README's table. The 
 where it stopped and leaves finished models alone. After --max_minutes the run at work is saved and
 ended (exit code 75), and a model that would take longer than there is time is not started. For
 several GPUs: a process each, with other --models and CUDA_VISIBLE_DEVICES.
+
+LAMBADA is scored by `python -m experiments.evaluate --workdir=WORKDIR/NAME --tasks=lambada
+--data=FOLDER --tokenizer=...`; its offline.json belongs beside record.json.
 """
 
 import contextlib

@@ -3,7 +3,8 @@
 """The small main table and its pictures, from the records that experiments.lm_small makes.
 
 A record is a folder experiments/results/lm_small/MODEL with record.json, config.json and
-metrics.jsonl, and, where LAMBADA was evaluated, lambada.json with "perplexity" and "accuracy".
+metrics.jsonl, and, where LAMBADA was evaluated, the offline.json that `experiments.evaluate
+--tasks=lambada` writes into the run's directory.
 Nothing is written while there is no record.
 """
 
@@ -29,7 +30,7 @@ class Record(NamedTuple):
         name: of its preset and folder.
         title: of its row.
         figures: record.json.
-        lambada: lambada.json, or None.
+        lambada: LAMBADA's figures, or None.
     """
 
     name: str
@@ -44,8 +45,8 @@ def read_records(results: Path, shapes: dict[str, Shape]) -> list[Record]:
     for name, shape in shapes.items():
         folder = results / name
         if (folder / "record.json").exists():
-            path = folder / "lambada.json"
-            lambada = json.loads(path.read_text()) if path.exists() else None
+            path = folder / "offline.json"
+            lambada = json.loads(path.read_text())["tasks"]["lambada"] if path.exists() else None
             figures = json.loads((folder / "record.json").read_text())
             records.append(Record(name, shape.title, figures, lambada))
     return records
@@ -58,7 +59,7 @@ def _number(value: float | None, form: str) -> str:
 def _row(record: Record, paper: dict[str, float]) -> str:
     figures, lambada = record.figures, record.lambada or {}
     wikitext = figures.get("wikitext", {}).get("word_perplexity")
-    accuracy = lambada.get("accuracy")
+    accuracy = lambada.get("acc")
     cells = [
         record.title,
         f"{figures['parameters'] / 1e6:.1f}",

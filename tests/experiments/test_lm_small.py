@@ -177,7 +177,8 @@ def test_the_report_is_the_records(done, tmp_path):
         figures["wikitext"]["word_perplexity"] = 2 * perplexity
         (folder / "record.json").write_text(json.dumps(figures))
         (folder / "metrics.jsonl").write_text((done / "out" / MODEL / "metrics.jsonl").read_text())
-    (tmp_path / "gla" / "lambada.json").write_text('{"perplexity": 123.4, "accuracy": 0.25}')
+    tasks = {"lambada": {"perplexity": 123.4, "acc": 0.25}}
+    (tmp_path / "gla" / "offline.json").write_text(json.dumps({"tasks": tasks}))
     text = lm_small_section(tmp_path)
     link = "[record](experiments/results/lm_small/gla/record.json)"
     figures = "110.0 | 0 | 30.00 | 60.00 | 28.65 | 123.4, 25.0 | 456,000"
