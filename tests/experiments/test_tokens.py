@@ -121,12 +121,18 @@ def test_damaged_shards_are_named(folder):
     """Sizes when they are opened, content when it is first read."""
     path = folder / "train-00001.npy"
     good = path.read_bytes()
+
+    def rewrite(content: bytes) -> None:
+        path.unlink()  # threads of a task before may still read the file as it was
+        path.write_bytes(content)
+
+    rewrite(good[:-20] + bytes([good[-20] ^ 1]) + good[-19:])
     task = config_of(folder).make()
-    path.write_bytes(good[:-20] + bytes([good[-20] ^ 1]) + good[-19:])
     with pytest.raises(ValueError, match="data: .*train-00001.npy is damaged: wanted SHA-256"):
         list(zip(range(100), task.train_dataset(1), strict=False))
-    path.write_bytes(good)
+    rewrite(good)
     list(zip(range(100), config_of(folder).make().train_dataset(1), strict=False))
+    path.unlink()
     np.save(path, np.zeros(10, np.uint16))
     with pytest.raises(ValueError, match="data: .*train-00001.npy is damaged: wanted 2.. ids of"):
         config_of(folder).make()
