@@ -48,10 +48,14 @@ def make_trainer(config: RunConfig) -> Trainer:
 
 
 def restore_model(workdir: Path) -> tuple[int, RunConfig, LanguageModel]:
-    """(step, config, model) of the newest intact checkpoint. Raises ValueError if there is none."""
+    """(step, config, model) of the newest intact checkpoint. Raises ValueError if there is none.
+
+    The model's layers are scanned even where the run's were laid out: every shape that is asked of
+    it compiles several times faster.
+    """
     config = read_run_config(workdir)
     step, weights = restore_weights(workdir, make_trainer(config))
-    return step, config, nnx.merge(model_graph(config.model), weights)
+    return step, config, nnx.merge(model_graph(config.model.replace(scan_unroll=1)), weights)
 
 
 def tokenizer_of(config: RunConfig, name: str | None) -> Tokenizer:

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -96,13 +97,22 @@ def changed_tensors(before: Path, after: Path) -> list[str]:
 def compare(kind: str, scratch: Path) -> dict[str, object]:
     """One row. Raises ImportError like `fla_logits`."""
     tokens = np.random.default_rng(0).integers(VOCAB, size=SHAPE).astype(np.int32)
+    began = time.monotonic()
+
+    def say(done: str) -> None:
+        print(f"{kind}: {done} after {time.monotonic() - began:.0f} s", file=sys.stderr)
+
     theirs = fla_logits(kind, scratch / "hf", tokens)
+    say("FLA's logits")
     from_fla(scratch / "hf", scratch / "run", {"batch_size": 1, "compute_dtype": "bfloat16"})
     run = read_run_config(scratch / "run")
     _, weights = restore_weights(scratch / "run", one_device_trainer(run))
+    say("converted")
     ours = our_logits(run.model, weights, tokens)
+    say("ours")
     with jax.default_matmul_precision("highest"):
         exact = our_logits(run.model.replace(compute_dtype="float32"), weights, tokens)
+    say("ours in float32")
     to_fla(scratch / "run", scratch / "back", 2**28)
     return {
         "kind": kind,

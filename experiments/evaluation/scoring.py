@@ -27,6 +27,7 @@ from experiments.text.tokenizers import Tokenizer
 from experiments.text.wikitext import rolling_windows
 
 MAX_ROWS = 256
+SHORTEST, FEWEST = 64, 16  # buckets of input tokens and of predicted tokens
 LOGITS_BLOCK = 8  # positions of a row whose logits are in memory at a time; divides every bucket
 Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -199,7 +200,8 @@ class Scorer:
         does not depend on what else is asked."""
         context, continuation = pair
         length = min(len(context) + len(continuation) - 1, self.max_length)
-        return bucket(max(length, 1)), bucket(min(len(continuation), self.max_length))
+        predicted = min(len(continuation), self.max_length)
+        return power_of_two(length, SHORTEST), power_of_two(predicted, FEWEST)
 
     def _score(self, pairs: list[Pair]) -> list[list]:
         """[log probability, greedy] of pairs of one shape."""
@@ -214,8 +216,9 @@ class Scorer:
             tokens[row, : len(inputs)] = inputs
             first[row] = len(inputs) - len(kept)
             targets[row, : len(kept)] = kept
+        features = text_features(self._graphdef, self._weights, tokens)
         logp, best = jax.device_get(
-            log_probabilities(self._graphdef, self._weights, tokens, first, targets)
+            log_probabilities(self._graphdef, self._weights, features, first, targets)
         )
         found = []
         for row, (_, continuation) in enumerate(pairs):
@@ -225,15 +228,27 @@ class Scorer:
         return found
 
 
+def power_of_two(length: int, least: int) -> int:
+    """The least power of two that is at least `length` and `least`. On a GPU the layers' kernels
+    take seconds to compile for a shape, longer than padding takes to compute."""
+    return max(least, 1 << (length - 1).bit_length() if length > 1 else 1)
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def log_probabilities(graphdef, weights, tokens, first, targets):
-    """For `targets` [B, C], the tokens after positions first, first + 1, ... of `tokens` [B, T]:
-    (log probability, whether it is the most likely token), each [B, C]. C is a multiple of
-    LOGITS_BLOCK; logits exist for so many positions of each row at a time."""
+def text_features(graphdef, weights, tokens):
+    """The model's features [B, T, D] of tokens [B, T]; a program of its own, for it takes longest
+    to compile and does not depend on how many tokens are predicted."""
+    return nnx.merge(graphdef, weights).features(tokens)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def log_probabilities(graphdef, weights, features, first, targets):
+    """For `targets` [B, C], the tokens after positions first, first + 1, ... of a text's features
+    [B, T, D]: (log probability, whether it is the most likely token), each [B, C]. C is a multiple
+    of LOGITS_BLOCK; logits exist for so many positions of each row at a time."""
     model = nnx.merge(graphdef, weights)
-    features, _ = model.features(tokens)
     count = targets.shape[1]
-    index = jnp.minimum(first[:, None] + jnp.arange(count)[None], tokens.shape[1] - 1)
+    index = jnp.minimum(first[:, None] + jnp.arange(count)[None], features.shape[1] - 1)
     features = jnp.take_along_axis(features, index[..., None], axis=1)
 
     def blocks(x):
