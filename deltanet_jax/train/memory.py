@@ -8,9 +8,9 @@ the larger of two kinds of working memory that are not there at the same time: a
 what of a layer's intermediate values exists at once while the backward pass computes them again.
 The latter is WORKING times all of them, because XLA fuses most away: the constant was fitted to
 compiled steps (`python -m experiments.benchmarks.aot_train` makes them again). Peaks measured on
-one and two H200s are met within 10 %; a test compares with their records. With remat "none" it is an
-upper bound, about twice what was measured: XLA computes cheap values again by itself. Not counted:
-buffers of collectives.
+one and two H200s are met within 10 %; a test compares with their records. With remat "none" it is
+an upper bound, about twice what was measured: XLA computes cheap values again by itself. Not
+counted: buffers of collectives.
 """
 
 import collections
