@@ -3,11 +3,15 @@
 """Converted models beside FLA's own on a GPU: python -m experiments.benchmarks.fla_logits
 
 For each kind of model: FLA makes one of 24 layers with random weights in bfloat16 and saves it;
-`experiments.convert` reads it; both compute the logits of the same tokens. Prints a JSON line with
-RMS ratios, ours to FLA's in bfloat16 and each to ours in float32, and with the tensors that are not
-the same bits after the way back. Exits with 1 if ours differ from FLA's by more than 1e-2, or a bit
-was lost. Needs torch, transformers and flash-linear-attention; softmax layers need flash-attn,
-without which their kinds are left out aloud.
+`experiments.convert` reads it; both compute the logits of the same tokens, in bfloat16 and, with
+FLA's recurrent kernels, in float32. Prints a JSON line with RMS ratios and with the tensors that
+are not the same bits after the way back.
+
+Exits with 1 if a bit was lost, if the float32 logits differ by more than 1e-3, or if ours in
+bfloat16 are further from float32 than FLA's by a tenth. How far that is depends on the model alone:
+24 random layers of the delta rule turn rounding into 11 %, in FLA as in ours. Needs torch,
+transformers and flash-linear-attention; softmax layers need flash-attn, without which their kinds
+are left out aloud.
 """
 
 import json
@@ -32,7 +36,7 @@ from experiments.logs import quiet_logs
 from experiments.restored import one_device_trainer, restore_weights
 from experiments.run_config import read_run_config
 
-BOUND = 1e-2
+BOUND, NOISE = 1e-3, 1.1
 LAYERS, WIDTH, VOCAB, SHAPE = 24, 1024, 32_000, (2, 512)
 ATTENTION = {"layers": [1, 12], "num_heads": 8, "window_size": 256}
 # Kind -> (FLA's classes begin with, options).
@@ -45,8 +49,9 @@ KINDS = {
 }
 
 
-def fla_logits(kind: str, folder: Path, tokens: np.ndarray) -> np.ndarray:
-    """Makes and saves FLA's model; its logits of `tokens`, [B, T, VOCAB] float32.
+def fla_logits(kind: str, folder: Path, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Makes and saves FLA's model; its logits of `tokens`, [B, T, VOCAB] float32, computed in
+    bfloat16 and in float32.
 
     Raises:
         ImportError: a package that the model needs is not there.
@@ -65,9 +70,17 @@ def fla_logits(kind: str, folder: Path, tokens: np.ndarray) -> np.ndarray:
     )
     model = getattr(fla.models, f"{name}ForCausalLM")(config).to("cuda", torch.bfloat16).eval()
     model.save_pretrained(folder)
-    with torch.no_grad():
-        logits = model(torch.from_numpy(tokens).long().cuda(), use_cache=False).logits
-    return logits.float().cpu().numpy()
+    ids = torch.from_numpy(tokens).long().cuda()
+
+    def logits():
+        with torch.no_grad():
+            return model(ids, use_cache=False).logits.float().cpu().numpy()
+
+    rounded = logits()
+    for module in model.float().modules():
+        if hasattr(module, "mode"):
+            module.mode = "fused_recurrent"  # the chunkwise kernels refuse float32
+    return rounded, logits()
 
 
 def our_logits(model: ModelConfig, weights: dict, tokens: np.ndarray) -> np.ndarray:
@@ -102,7 +115,7 @@ def compare(kind: str, scratch: Path) -> dict[str, object]:
     def say(done: str) -> None:
         print(f"{kind}: {done} after {time.monotonic() - began:.0f} s", file=sys.stderr)
 
-    theirs = fla_logits(kind, scratch / "hf", tokens)
+    theirs, theirs_exact = fla_logits(kind, scratch / "hf", tokens)
     say("FLA's logits")
     from_fla(scratch / "hf", scratch / "run", {"batch_size": 1, "compute_dtype": "bfloat16"})
     run = read_run_config(scratch / "run")
@@ -120,6 +133,7 @@ def compare(kind: str, scratch: Path) -> dict[str, object]:
         "ours_to_fla": rms_ratio(ours, theirs),
         "ours_to_float32": rms_ratio(ours, exact),
         "fla_to_float32": rms_ratio(theirs, exact),
+        "float32_to_fla": rms_ratio(exact, theirs_exact),
         "changed_tensors": changed_tensors(scratch / "hf", scratch / "back"),
     }
 
@@ -140,7 +154,10 @@ def main(argv: list[str]) -> None:
                 print(f"{kind}: left out: {error}", file=sys.stderr)
                 continue
         print(json.dumps(row), flush=True)
-        bad |= not row["ours_to_fla"] <= BOUND or bool(row["changed_tensors"])
+        bad |= bool(row["changed_tensors"]) or not (
+            row["float32_to_fla"] <= BOUND
+            and row["ours_to_float32"] <= NOISE * row["fla_to_float32"]
+        )
     sys.exit(int(bad))
 
 
