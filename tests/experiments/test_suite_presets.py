@@ -19,7 +19,7 @@ def test_there_is_a_preset_for_every_setting():
     assert len(names("mqar/.*")) == 4 * 4 * 2 + 4 * 6
     assert len(names("mad/.*")) == 66 + 6 * 7
     assert len(names("regbench/.*")) == 4 * (2 + 6)
-    assert len(names("state_tracking/.*")) == 4 * 2
+    assert len(names("state_tracking/.*")) == 4 * 3
 
 
 def test_mqar_is_zoologys_figure_with_the_papers_heads():
@@ -31,6 +31,7 @@ def test_mqar_is_zoologys_figure_with_the_papers_heads():
         assert (config.task.seq_len, config.model.d_model) == (int(length), int(width))
         if model in (None, "conv"):
             assert (mixer.num_heads, mixer.conv_size) == (2, 4 if model else 0)
+            assert mixer.qk_activation == ("silu" if model else "identity")
         else:
             assert mixer.kind == KINDS.get(model, model) and length == "512"
         assert (config.task.num_kv_pairs, config.train.batch_size) == sizes[int(length)]
@@ -61,6 +62,10 @@ def test_regbench_and_state_tracking():
         both = [SUITE_PRESETS[f"state_tracking/{problem}{s}"]() for s in ("", "-positive")]
         assert [c.model.layer_pattern[0].allow_neg_eigval for c in both] == [True, False]
         assert both[0].task == both[1].task and both[0].train == both[1].train
+        (product,) = SUITE_PRESETS[f"state_tracking/{problem}-delta_product"]().model.layer_pattern
+        assert (product.kind, product.num_householder) == ("delta_product", 2)
+        convs = {product.conv_size, *(c.model.layer_pattern[0].conv_size for c in both)}
+        assert convs == {4 if problem == "modular_arithmetic" else 0}
 
 
 def test_other_models_differ_from_delta_net_in_their_mixers_alone():
