@@ -200,10 +200,10 @@ def mqar_section(records: Sequence[Record], paper: dict) -> list[str]:
 
 
 def _single_runs(records: Sequence[Record]) -> list[str]:
-    """The wall clock of sweeps of one run."""
+    """The wall clock of sweeps of one run, with making data, compiling and evaluating."""
     lines = [
         f"One run alone, {r.model}, width {r.config.model.d_model}: {r.seconds:.0f} s on one "
-        f"{r.device} to {_percent(100 * r.best['mean_score'])} %, with data and compilation."
+        f"{r.device} to {_percent(100 * r.best['mean_score'])} %, all counted."
         for r in records
         if r.members == 1 and r.seconds and r.best["mean_score"] is not None
     ]
