@@ -4,7 +4,7 @@
 
 Every name is one setting of a protocol, with DeltaNet as mixer unless the name ends in another. Yet
 others by --layer_pattern; learning rates, weight decays and seeds by experiments.sweep. For a GPU;
-the README of each task's folder has the published numbers. None has been run to the end by us yet.
+the README of each task's folder has the published numbers; experiments/results/suites what was run.
 """
 
 import functools
