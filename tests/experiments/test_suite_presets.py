@@ -31,7 +31,6 @@ def test_mqar_is_zoologys_figure_with_the_papers_heads():
         assert (config.task.seq_len, config.model.d_model) == (int(length), int(width))
         if model in (None, "conv"):
             assert (mixer.num_heads, mixer.conv_size) == (2, 4 if model else 0)
-            assert mixer.qk_activation == ("silu" if model else "identity")
         else:
             assert mixer.kind == KINDS.get(model, model) and length == "512"
         assert (config.task.num_kv_pairs, config.train.batch_size) == sizes[int(length)]
