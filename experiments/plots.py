@@ -184,7 +184,7 @@ def save_suite_plot(
     """Scores in percent against `label`, a colour a model: ours as lines, the paper's dashed."""
     figure, axes = _figure(7.0)
     names = [*ours, *(name for name in paper if name not in ours)]
-    for name, colour in zip(names, itertools.cycle(COLOURS), strict=False):
+    for name, colour in zip(names, itertools.cycle(plt.colormaps["tab10"].colors), strict=False):
         for side, style, whose in ((ours, "-", "ours"), (paper, "--", "paper")):
             points = sorted((int(x), y) for x, y in side.get(name, {}).items())
             if points:

@@ -45,8 +45,10 @@ class Record(NamedTuple):
         model: short name of the model.
         best: what `experiments.sweep.best` says.
         members: how many runs.
-        figures: of the best runs at the last step, each a mean over seeds; None if one was not
-            finite.
+        figures: of the best runs at the step that counts, each a mean over seeds; None if one was
+            not finite.
+        seconds: wall clock of all runs, with data, compilation and evaluation; 0 if not recorded.
+        device: what it was run on.
         commit: of the code.
     """
 
@@ -55,6 +57,8 @@ class Record(NamedTuple):
     best: dict[str, Any]
     members: int
     figures: dict[str, float | None]
+    seconds: float
+    device: str
     commit: str
 
 
@@ -84,7 +88,8 @@ def read_records(results: Path) -> list[Record]:
         members = [Member(**member) for member in header["members"]]
         stop_score = header.get("stop_score")
         goal = None if stop_score is None else Goal(config.task.selection_name, stop_score)
-        if not RunTable(path).finished(members, config.train.num_steps, goal):
+        table = RunTable(path)
+        if not table.finished(members, config.train.num_steps, goal):
             continue
         rows = read_metrics(path)
         chosen = best(rows, config)
@@ -93,8 +98,10 @@ def read_records(results: Path) -> list[Record]:
             for r in final_rows(rows, config)
             if all(r[k] == chosen[k] for k in ("learning_rate", "weight_decay"))
         ]
-        names = mine[0].keys() - {"learning_rate", "weight_decay", "seed", "step"}
+        names = mine[0].keys() - {*Member._fields, "step", "seconds"}
         figures = {name: _mean([r[name] for r in mine]) for name in names}
+        at_once = header.get("members_at_once") or len(members)
+        groups = (members[i : i + at_once] for i in range(0, len(members), at_once))
         records.append(
             Record(
                 config,
@@ -102,6 +109,8 @@ def read_records(results: Path) -> list[Record]:
                 chosen,
                 len(header["members"]),
                 figures,
+                sum(table.seconds(group) for group in groups),
+                machine.get("device", "an unknown device"),
                 (machine["commit"] or "unknown")[:10],
             )
         )
@@ -145,20 +154,27 @@ def _table(
     return lines
 
 
-def _budget(records: Sequence[Record]) -> str:
-    """What was spent, said of all records of a table."""
+def _budget(records: Sequence[Record], what: str = "Ours / the paper's, in %") -> str:
+    """What the numbers are and what was spent, said of all records of a table."""
 
     def span(values: Sequence[float]) -> str:
         low, high = min(values), max(values)
         return f"{low:,g}" if low == high else f"{low:,g} to {high:,g}"
 
+    tasks = [r.config.task for r in records]
+    train, held_out = (
+        span([getattr(task, f"num_{kind}_examples") for task in tasks])
+        for kind in ("train", "eval")
+    )
     steps = span([step for r in records for step in r.best["steps"].values()])
     runs = span([r.members for r in records])
     seeds = span([len(r.best["scores"]) for r in records])
+    seconds = [r.seconds for r in records if r.seconds]
+    clock = f", {span([round(s) for s in seconds])} s for all of a sweep's runs" if seconds else ""
     commits = ", ".join(sorted({r.commit for r in records}))
     return (
-        f"Ours / the paper's, in %; {steps} steps, best of {runs} runs, {seeds} seeds, commit "
-        f"{commits}."
+        f"{what}; n: {train} training and {held_out} held-out examples; {steps} "
+        f"steps, best of {runs} runs, {seeds} seeds{clock}; commit {commits}."
     )
 
 
@@ -176,10 +192,22 @@ def mqar_section(records: Sequence[Record], paper: dict) -> list[str]:
             "",
             _budget(mine),
             "",
+            *_single_runs(mine),
         ]
         if published:
             lines += ["![MQAR](experiments/results/suites/mqar.png)", ""]
     return lines[:-1]
+
+
+def _single_runs(records: Sequence[Record]) -> list[str]:
+    """The wall clock of sweeps of one run, with making data, compiling and evaluating."""
+    lines = [
+        f"One run alone, {r.model}, width {r.config.model.d_model}: {r.seconds:.0f} s on one "
+        f"{r.device} to {_percent(100 * r.best['mean_score'])} %, all counted."
+        for r in records
+        if r.members == 1 and r.seconds and r.best["mean_score"] is not None
+    ]
+    return [*lines, ""] if lines else []
 
 
 def _difficulty(record: Record) -> tuple[int, int]:
@@ -223,7 +251,8 @@ def regbench_section(records: Sequence[Record], paper: dict) -> list[str]:
     """RegBench by number of training automata."""
     ours = _ours(records, lambda r: r.config.task.num_train_examples)
     return [
-        "RegBench, legal next letters by number of training examples:",
+        "RegBench, legal next letters by number of training examples, each run at the evaluation "
+        "that validates best:",
         "",
         *_table("model", ("2500", "5000", "10000", "20000"), ours, paper),
         "",
@@ -248,7 +277,7 @@ def lengths_section(records: Sequence[Record], what: str) -> list[str]:
         found = (r.figures[figure] for figure in figures)
         cells = " | ".join(_percent(None if f is None else 100 * f) for f in found)
         lines.append(f"| {name} | {r.model} | {cells} | {len(r.best['scores'])} |")
-    return lines
+    return [*lines, "", _budget(records, "Means over seeds")]
 
 
 def suites_section(results: Path = RESULTS) -> str:

@@ -13,6 +13,7 @@ learning rate and weight decay are printed at the end.
 import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def sweep(
     Raises:
         ValueError: the config does not fit, or `workdir` holds another sweep.
     """
+    began = time.perf_counter()
     check_one_device(config.train)
     task = config.task.make()
     at_once = at_once or len(members)
@@ -66,7 +68,17 @@ def sweep(
         for start in range(0, len(members), at_once):
             group = members[start : start + at_once]
             name = f"runs-{start}-{start + len(group) - 1}"
-            train_members(config.model, config.train, task, group, workdir, name=name, goal=goal)
+            train_members(
+                config.model,
+                config.train,
+                task,
+                group,
+                workdir,
+                name=name,
+                goal=goal,
+                began=began,
+            )
+            began = time.perf_counter()
     return best(RunTable(workdir / "runs.jsonl").rows(), config)
 
 

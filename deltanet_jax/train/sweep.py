@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -152,7 +153,8 @@ class Runs:
 class RunTable:
     """`runs.jsonl`: a row for every run and evaluation, its figures beside its member's values.
 
-    A figure that is not finite is null.
+    A figure that is not finite is null. "seconds" is the wall clock that the runs side by side had
+    taken together until then.
     """
 
     def __init__(self, path: Path):
@@ -177,19 +179,33 @@ class RunTable:
         if self._path.exists():
             keep_rows(
                 self._path,
-                lambda row: row["step"] <= step or not any(_is_of(row, m) for m in members),
+                lambda row: row["step"] <= step or not _is_any_of(row, members),
             )
 
-    def write(self, step: int, members: Sequence[Member], results: Sequence[dict]) -> None:
+    def seconds(self, members: Sequence[Member]) -> float:
+        """What was spent on `members` until their last row; 0 where that is not recorded."""
+        return max(
+            (row.get("seconds", 0.0) for row in self.rows() if _is_any_of(row, members)),
+            default=0.0,
+        )
+
+    def write(
+        self, step: int, seconds: float, members: Sequence[Member], results: Sequence[dict]
+    ) -> None:
         """Appends the rows of one evaluation of all `members`."""
         with self._path.open("a") as file:
             for member, result in zip(members, results, strict=True):
                 finite = {k: v if math.isfinite(v) else None for k, v in result.items()}
-                file.write(json.dumps({**member._asdict(), "step": step, **finite}) + "\n")
+                row = {**member._asdict(), "step": step, "seconds": round(seconds, 1), **finite}
+                file.write(json.dumps(row) + "\n")
 
 
 def _is_of(row: dict, member: Member) -> bool:
     return all(row[name] == value for name, value in member._asdict().items())
+
+
+def _is_any_of(row: dict, members: Sequence[Member]) -> bool:
+    return any(_is_of(row, member) for member in members)
 
 
 def train_members(
@@ -201,6 +217,7 @@ def train_members(
     *,
     name: str = "sweep",
     goal: Goal | None = None,
+    began: float | None = None,
 ) -> None:
     """Trains `members` together to `config.num_steps`; goes on from their newest checkpoint.
 
@@ -211,10 +228,12 @@ def train_members(
         workdir: directory of runs.jsonl and, for each group of members, checkpoints.
         name: the progress bar's, and the folder of this group's checkpoints.
         goal: ends all of them at the evaluation that reaches it.
+        began: `time.perf_counter()` from which the table's seconds count; None is the call.
     Raises:
         ValueError: a mesh of several devices.
         CheckpointError: a checkpoint could not be written.
     """
+    began = time.perf_counter() if began is None else began
     check_one_device(config)
     table = RunTable(workdir / "runs.jsonl")
     if table.finished(members, config.num_steps, goal):
@@ -229,6 +248,7 @@ def train_members(
             state = checkpoints.restore(step, runs.abstract_state(), data)
             logger.info("resumed %s at step %d", name, step)
         table.forget_after(step, members)
+        began -= table.seconds(members)
         progress = Progress(name, config.num_steps, step)
         losses = None
         try:
@@ -246,7 +266,7 @@ def train_members(
                     )
                     ended = np.asarray(state.guard.in_row) >= config.max_skipped_steps
                     results = without_figures(results, ended)
-                    table.write(step, members, results)
+                    table.write(step, time.perf_counter() - began, members, results)
                     if goal is not None and goal.reached(members, results):
                         return
                 if last or _falls_on(step, config.checkpoint_every_steps):

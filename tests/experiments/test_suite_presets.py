@@ -17,9 +17,9 @@ def names(pattern):
 
 def test_there_is_a_preset_for_every_setting():
     assert len(names("mqar/.*")) == 4 * 4 * 2 + 4 * 6
-    assert len(names("mad/.*")) == 66 + 6 * 7
+    assert len(names("mad/.*")) == 66 * 8
     assert len(names("regbench/.*")) == 4 * (2 + 6)
-    assert len(names("state_tracking/.*")) == 4 * 2
+    assert len(names("state_tracking/.*")) == 4 * 3
 
 
 def test_mqar_is_zoologys_figure_with_the_papers_heads():
@@ -47,7 +47,7 @@ def test_mad_changes_one_thing_at_a_time():
             "compression" in problem,
         )
         for name in names(f"{problem}-.*-.*"):
-            _, option, value = name.split("-")
+            _, option, value, *_ = name.split("-")
             task = SUITE_PRESETS[name]().task
             assert str(getattr(task, option)) == value
             assert task.replace(**{option: getattr(baseline.task, option)}) == baseline.task
@@ -56,11 +56,15 @@ def test_mad_changes_one_thing_at_a_time():
 def test_regbench_and_state_tracking():
     config = SUITE_PRESETS["regbench/5000-conv"]()
     assert (config.task.num_train_examples, config.model.layer_pattern[0].conv_size) == (5000, 4)
-    assert config.train.num_steps == 90 * 5000 // 32
+    assert config.train.num_steps == 90 * 5000 // 32 and config.model.embed_dropout == 0.1
     for problem in ("parity", "modular_arithmetic", "s3", "s5"):
         both = [SUITE_PRESETS[f"state_tracking/{problem}{s}"]() for s in ("", "-positive")]
         assert [c.model.layer_pattern[0].allow_neg_eigval for c in both] == [True, False]
         assert both[0].task == both[1].task and both[0].train == both[1].train
+        (product,) = SUITE_PRESETS[f"state_tracking/{problem}-delta_product"]().model.layer_pattern
+        assert (product.kind, product.num_householder) == ("delta_product", 2)
+        convs = {product.conv_size, *(c.model.layer_pattern[0].conv_size for c in both)}
+        assert convs == {4 if problem == "modular_arithmetic" else 0}
 
 
 def test_other_models_differ_from_delta_net_in_their_mixers_alone():
@@ -68,10 +72,10 @@ def test_other_models_differ_from_delta_net_in_their_mixers_alone():
     others = [
         n for n in SUITE_PRESETS if re.search(r"-(transformer|mamba|gla|hy|mh_|retn|rwk|ga)", n)
     ]
-    assert len(others) == 4 * 6 + 6 * 7 + 4 * 6
+    assert len(others) == 4 * 6 + 66 * 7 + 4 * 6
     for name in others:
         config = SUITE_PRESETS[name]()
-        base = SUITE_PRESETS[re.match(r"mqar/[^-]*-[^-]*|\w+/[^-]*", name)[0]]()
+        base = SUITE_PRESETS[re.sub(r"-[a-z]\w*(-conv)?$", "", name)]()
         assert config.task == base.task and config.train == base.train
         changes = {"layer_pattern": base.model.layer_pattern}
         if name.startswith("regbench"):

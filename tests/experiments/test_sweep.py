@@ -110,9 +110,11 @@ def test_every_preset_reports_its_score():
 def test_groups_cover_the_grid_and_another_grid_is_refused(tmp_path, monkeypatch):
     groups = {}
 
-    def remember(model, config, task, members, workdir, *, name, goal):
+    def remember(model, config, task, members, workdir, *, name, goal, began):
         groups[name] = members
-        table.write(config.num_steps, members, [{"loss": 1.0, "accuracy_8x": 0.5}] * len(members))
+        table.write(
+            config.num_steps, 1.0, members, [{"loss": 1.0, "accuracy_8x": 0.5}] * len(members)
+        )
 
     table = RunTable(tmp_path / "runs.jsonl")
     monkeypatch.setattr("experiments.sweep.train_members", remember)

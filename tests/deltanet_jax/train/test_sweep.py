@@ -3,7 +3,9 @@
 """Runs side by side: each is the run of its own; tables, resuming, divergence."""
 
 import functools
+import json
 import math
+import time
 import types
 
 import jax
@@ -51,6 +53,11 @@ def swept(tmp_path_factory):
     return read_metrics(workdir / "runs.jsonl")
 
 
+def figures(rows):
+    """Rows without the wall clock."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
 def of(rows, member):
     return [row for row in rows if Member(*(row[k] for k in Member._fields)) == member]
 
@@ -93,6 +100,11 @@ def changed(task, **changes):
     return types.SimpleNamespace(**({name: getattr(task, name) for name in names} | changes))
 
 
+def set_clock(table, seconds):
+    rows = [json.dumps(row | {"seconds": seconds}) for row in read_metrics(table)]
+    table.write_text("".join(f"{row}\n" for row in rows))
+
+
 def test_an_interrupted_sweep_ends_with_the_same_rows(swept, tmp_path):
     """Stopped after the evaluation of step 18; resumed from the checkpoint of step 12."""
     task = small_task().make()
@@ -106,8 +118,13 @@ def test_an_interrupted_sweep_ends_with_the_same_rows(swept, tmp_path):
     with pytest.raises(Crash):
         train_members(MODEL, CONFIG, changed(task, metrics=crash_at_the_end), MEMBERS, tmp_path)
     assert read_metrics(table)[-1]["step"] == 18
+    set_clock(table, 1000.0)
     train_members(MODEL, CONFIG, task, MEMBERS, tmp_path)
-    assert read_metrics(table) == swept
+    rows = read_metrics(table)
+    assert figures(rows) == figures(swept)
+    # The clock goes on from what the interrupted run had taken; what was lost is not counted.
+    assert {row["seconds"] for row in rows[: 2 * len(MEMBERS)]} == {1000.0}
+    assert all(1000 < row["seconds"] < 1500 for row in rows[2 * len(MEMBERS) :])
 
     def never(batch_size):
         raise AssertionError("a finished sweep was trained again")
@@ -117,20 +134,26 @@ def test_an_interrupted_sweep_ends_with_the_same_rows(swept, tmp_path):
 
 def test_figures_that_are_not_finite_are_null(tmp_path):
     table = RunTable(tmp_path / "runs.jsonl")
-    table.write(5, MEMBERS[:2], [{"loss": float("nan"), "accuracy": 0.5}, {"loss": 1.0}])
-    table.write(9, MEMBERS[:1], [{"loss": 1.0}])
-    assert table.rows()[0] == {**MEMBERS[0]._asdict(), "step": 5, "loss": None, "accuracy": 0.5}
+    table.write(5, 1.25, MEMBERS[:2], [{"loss": float("nan"), "accuracy": 0.5}, {"loss": 1.0}])
+    table.write(9, 2.0, MEMBERS[:1], [{"loss": 1.0}])
+    first = {**MEMBERS[0]._asdict(), "step": 5, "seconds": 1.2, "loss": None, "accuracy": 0.5}
+    assert table.rows()[0] == first
+    assert [table.seconds(m) for m in (MEMBERS[:1], MEMBERS[1:2], MEMBERS[2:])] == [2.0, 1.2, 0.0]
     assert table.finished(MEMBERS[:1], 9, None) and not table.finished(MEMBERS[:2], 9, None)
     table.forget_after(4, MEMBERS[:1])
-    assert table.rows() == [{**MEMBERS[1]._asdict(), "step": 5, "loss": 1.0}]
+    assert table.rows() == [{**MEMBERS[1]._asdict(), "step": 5, "seconds": 1.2, "loss": 1.0}]
 
 
 def test_a_sweep_ends_where_every_seed_of_one_setting_has_reached_the_goal(swept, tmp_path):
     """Whatever they score is enough: the first evaluation is the last."""
     task, goal = small_task().make(), Goal("accuracy", 0.0)
     for _ in range(2):  # the second time nothing is trained
-        train_members(MODEL, CONFIG, task, MEMBERS, tmp_path, goal=goal)
-        assert read_metrics(tmp_path / "runs.jsonl") == swept[: len(MEMBERS)]
+        train_members(
+            MODEL, CONFIG, task, MEMBERS, tmp_path, goal=goal, began=time.perf_counter() - 500
+        )
+        rows = read_metrics(tmp_path / "runs.jsonl")
+        assert figures(rows) == figures(swept[: len(MEMBERS)])
+        assert all(500 < row["seconds"] < 1000 for row in rows)
     right, wrong = {"accuracy": 0.9}, {"accuracy": 0.2}
     one_seed = [right, wrong, wrong, wrong]
     assert not Goal("accuracy", 0.9).reached(MEMBERS, one_seed)
