@@ -125,14 +125,17 @@ def backward_kernel(
             there, token = first + j < length, row * length + first + j
             x_t = load_row(x, token, d, inside & there, D)
             dt_t = load_row(dt, token, d, inside & there, D)
-            rows = rows + ((x_t, dt_t, load_row(b, token, n, there, N)),)
-        passed = (state,)
+            dy_t = load_row(dy, token, d, inside & there, D)
+            rows = rows + ((x_t, dt_t, dy_t, load_row(b, token, n, there, N)),)
+        before = ()
         for j in tl.static_range(BT):
             there, token = first + j < length, row * length + first + j
-            x_t, dt_t, b_t = rows[j]
+            x_t, dt_t, dy_t, b_t = rows[j]
+            before = before + (state,)
             decay = decays(dt_t, a_tile, starts, token, there, SEGMENTS)
             state = decay * state + b_t[:, None] * (dt_t * x_t)[None, :]
-            passed = passed + (state,)
+            dc_t = tl.sum(state * dy_t[None, :], axis=1)
+            tl.store(dc + (part + first + j) * N + n, dc_t, mask=there)
         for j in tl.static_range(BT - 1, -1, -1):
             there, token = first + j < length, row * length + first + j
             # Read again, from the cache: registers are what there is least of.
@@ -142,17 +145,15 @@ def backward_kernel(
             b_t = load_row(b, token, n, there, N)
             c_t = load_row(c, token, n, there, N)
             dstate = coming + c_t[:, None] * dy_t[None, :]
-            dc_t = tl.sum(passed[j + 1] * dy_t[None, :], axis=1)
             db_t = tl.sum(dstate * (dt_t * x_t)[None, :], axis=1)
             written = tl.sum(dstate * b_t[:, None], axis=0)
             coming = decays(dt_t, a_tile, starts, token, there, SEGMENTS) * dstate
-            dlog = coming * passed[j]
+            dlog = coming * before[j]
             da_tile += dt_t[None, :] * dlog
             ddt_t = x_t * written + LOG_2 * tl.sum(a_tile * dlog, axis=0)
             dx_t = (dt_t * written).to(dx.dtype.element_ty)
             tl.store(dx + token * D + d, dx_t, mask=inside & there)
             tl.store(ddt + token * D + d, ddt_t, mask=inside & there)
             tl.store(db + (part + first + j) * N + n, db_t, mask=there)
-            tl.store(dc + (part + first + j) * N + n, dc_t, mask=there)
     tl.store(dinitial_state + row * (N * D) + place, coming, mask=inside[None, :])
     tl.store(da + row * (N * D) + place, da_tile, mask=inside[None, :])

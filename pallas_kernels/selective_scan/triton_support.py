@@ -7,7 +7,7 @@ from pallas_kernels._common.triton_device import Tile
 
 STATE_SIZES = (16, 32, 64)  # others are padded to the next
 NUMBERS = 512  # of a program's state: 16 a thread of a warp
-TOKENS = 8  # at a time; one state is kept so often for the backward pass
+TOKENS = 6  # at a time; one state is kept so often for the backward pass
 MAX_PROGRAMS = 2**31 - 1  # the first axis of a grid
 TILE = Tile(0, 0, 1, 1)
 
