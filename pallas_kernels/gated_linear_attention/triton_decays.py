@@ -58,23 +58,23 @@ def to_end(C: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def to_border(C: tl.constexpr, HALF: tl.constexpr):
+def to_border(level, C: tl.constexpr):
     """Mask [i, m] of the tokens between i and the border of the two halves of i's block.
 
-    In the later half from the border up to i, in the earlier one after i up to the border.
+    Blocks have 2^(level + 1) tokens. In the later half from the border up to i, in the earlier one
+    after i up to the border.
     """
     i, m = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    border = i // (2 * HALF) * (2 * HALF) + HALF
-    return ((i >= border) & (m >= border) & (m <= i)) | ((i < border) & (m > i) & (m < border))
+    border = (i >> level | 1) << level
+    return ((i >= border) & (m >= border) & (m <= i)) | ((m > i) & (m < border))
 
 
 @triton.jit
 @no_type_check
-def across_border(x, C: tl.constexpr, HALF: tl.constexpr):
+def across_border(x, level, C: tl.constexpr):
     """[C, C] where i is in the later half of a block and j in the earlier one of the same."""
-    i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    same = i // (2 * HALF) == j // (2 * HALF)
-    return tl.where(same & (i % (2 * HALF) >= HALF) & (j % (2 * HALF) < HALF), x, 0.0)
+    i, j = tl.arange(0, C)[:, None] >> level, tl.arange(0, C)[None, :] >> level
+    return tl.where((i == j + 1) & (j % 2 == 0), x, 0.0)
 
 
 @triton.jit

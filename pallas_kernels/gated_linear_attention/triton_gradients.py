@@ -102,9 +102,9 @@ def gradients_kernel(
         ones = diagonal(dp, C)[:, None]
         dq_tile += ones * k_wide
         dk_tile += ones * q_wide
-        for level in tl.static_range(LEVELS):
-            between = decay(to_border(C, 1 << level), g_tile, SINGLE)
-            part = across_border(dp, C, 1 << level)
+        for level in range(LEVELS):
+            between = decay(to_border(level, C), g_tile, SINGLE)
+            part = across_border(dp, level, C)
             dq_tile += between * dot(part, k_wide * between, DTYPE, PRECISION)
             dk_tile += between * dot(tl.trans(part), q_wide * between, DTYPE, PRECISION)
     else:

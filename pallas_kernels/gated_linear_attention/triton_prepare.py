@@ -63,10 +63,10 @@ def prepare_kernel(
             g_tile = finite(load_tokens(g, row, head, start, length, first, H, C, K, BK))
             q_wide, k_wide = q_tile.to(tl.float32), k_tile.to(tl.float32)
             p += tl.where(i == j, tl.sum(q_wide * k_wide, axis=1)[:, None], 0.0)
-            for level in tl.static_range(LEVELS):
-                between = decay(to_border(C, 1 << level), g_tile, SINGLE)
+            for level in range(LEVELS):
+                between = decay(to_border(level, C), g_tile, SINGLE)
                 product = dot(q_wide * between, tl.trans(k_wide * between), DTYPE, PRECISION)
-                p += across_border(product, C, 1 << level)
+                p += across_border(product, level, C)
             to_here = decay(from_start(C), g_tile, SINGLE)
             from_here = decay(to_end(C), g_tile, SINGLE)
             total = tl.sum(g_tile, axis=0)

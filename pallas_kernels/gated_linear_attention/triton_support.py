@@ -15,15 +15,21 @@ def chunk_tokens(itemsize: int) -> int:
     return 64 if itemsize == 2 else 32
 
 
-def tile(kernel: str, key_size: int, itemsize: int) -> Tile:
-    """The tile of a kernel: `kernel` is its name without "_kernel". Chosen by compiling
-    (registers, spills and shared memory: `make aot`)."""
-    wide, single = key_size > 128, itemsize == 4
+# Tiles by a kernel's name that take the place of `tile`'s, of programs traced afterwards.
+OVERRIDES: dict[str, Tile] = {}
+
+
+def tile(kernel: str, key_size: int, itemsize: int, decay: str) -> Tile:
+    """The tile of a kernel: `kernel` is its name without "_kernel", `decay` "none", "head" or
+    "channel". Chosen by compiling (registers, spills and shared memory: `make aot`)."""
+    if kernel in OVERRIDES:
+        return OVERRIDES[kernel]
+    wide, single, channel = key_size > 128, itemsize == 4, decay == "channel"
     return {
-        "prepare": Tile(64, 0, 4, 1),
+        "prepare": Tile(32 if channel else 64, 0, 4, 1),
         "pass": Tile(0, 32 if wide or single else 64, 8 if wide else 4, 1 if single else 2),
         "read": Tile(64, 64, 4, 1 if single else 2),
-        "gradients": Tile(64, 32 if single else 64, 4, 1),
+        "gradients": Tile(64, 32, 8, 1) if single else Tile(32 if channel else 64, 64, 4, 1),
     }[kernel]
 
 

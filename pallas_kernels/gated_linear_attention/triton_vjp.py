@@ -81,10 +81,13 @@ class _Problem:
         dtype = self.dtype if self.dtype == jnp.bfloat16 else jnp.float32
         return self.tiles(self.chunks, self.key_size, self.value_size, dtype=dtype)
 
+    def tile(self, name):
+        return triton_support.tile(name, self.key_size, self.dtype.itemsize, self.decay)
+
     def call(self, kernel, *arguments, out, parallel, **constants):
         """Calls a kernel whose grid is (blocks B H) or, `parallel`, (blocks B H, N)."""
         name = kernel.fn.__name__.removesuffix("_kernel")
-        tile = triton_support.tile(name, self.key_size, self.dtype.itemsize)
+        tile = self.tile(name)
         known = {"H": self.heads, "K": self.key_size, "V": self.value_size, "C": self.chunk}
         known |= {"BK": tile.block_k, "BV": tile.block_v, "LEVELS": self.chunk.bit_length() - 1}
         known |= {k.upper(): v for k, v in PRECISIONS[self.dtype.name]._asdict().items()}
@@ -165,8 +168,11 @@ def _gradients(q, k, v, g, state, segments, do, dfinal_state, options):
     states, _ = _pass(problem, chunks.writes, v, chunks.crosses, state, reverse=False)
     dstates, dstate = _pass(problem, chunks.reads, do, chunks.crosses, dfinal_state, reverse=True)
     dv = _read(problem, chunks.writes, do, chunks.scores, dstates, reverse=True)
-    tile = triton_support.tile("gradients", problem.key_size, problem.dtype.itemsize)
-    parts = {"none": 0, "head": problem.key_size // tile.block_k, "channel": problem.key_size}
+    parts = {
+        "none": 0,
+        "head": problem.key_size // problem.tile("gradients").block_k,
+        "channel": problem.key_size,
+    }
     dg = jax.ShapeDtypeStruct((*q.shape[:3], parts[problem.decay]), jnp.float32)
     dq, dk, dg = problem.call(
         gradients_kernel,
