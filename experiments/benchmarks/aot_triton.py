@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks.aot import arguments
-from pallas_kernels.delta_rule import triton_support
+from pallas_kernels._common import triton_device
 
 # Bytes of spill stores a thread. On an H200 the reverse pass of many heads is faster with 296 of
 # them and four warps than with none and eight.
@@ -50,7 +50,7 @@ class Launch(NamedTuple):
     kernel: str
     signature: dict[str, str]
     constants: dict[str, object]
-    tile: triton_support.Tile
+    tile: triton_device.Tile
     capability: int
     grid: tuple[int, ...]
 
@@ -58,12 +58,13 @@ class Launch(NamedTuple):
 def capabilities(sizes: list[int]) -> list[int]:
     """What these sizes are compiled for."""
     first = tuple(sizes) == SIZES[0][: len(sizes)]
-    return [c for c in triton_support.SHARED_MEMORY if first or c % 10 == 0]
+    return [c for c in triton_device.SHARED_MEMORY if first or c % 10 == 0]
 
 
 def launches(sizes: tuple, dtype: str, segmented: bool, capability: int) -> list[Launch]:
     """Every launch of forward and backward, each once."""
-    from pallas_kernels.delta_rule import triton_launch, triton_vjp
+    from pallas_kernels._common import triton_launch
+    from pallas_kernels.delta_rule import triton_vjp
 
     found = {}
 
@@ -149,7 +150,7 @@ def compile_launch(launch: Launch) -> dict[str, int | float]:
 
 def failure(launch: Launch, found: dict[str, int | float]) -> str | None:
     """What is wrong with a compiled kernel, or None."""
-    shared = triton_support.SHARED_MEMORY
+    shared = triton_device.SHARED_MEMORY
     allowed = min(shared[c] for c in shared if c // 10 == launch.capability // 10)
     if found["spilled"] > SPILL_LIMIT:
         return f"spills {found['spilled']} bytes a thread, wanted at most {SPILL_LIMIT}"

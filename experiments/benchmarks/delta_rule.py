@@ -26,7 +26,7 @@ from experiments.benchmarks.operation import (
     timed_call,
 )
 from pallas_kernels import delta_rule
-from pallas_kernels.delta_rule import triton_support
+from pallas_kernels._common import triton_device
 from pallas_kernels.delta_rule.workloads import make_inputs
 
 CHUNK = 64  # tokens; what FLOP are counted with
@@ -125,8 +125,8 @@ def _of_ours(**options) -> Peer:
 
 
 def _triton_recurrent():
-    if not triton_support.installed() or triton_support.capability() is None:
-        raise ImportError(f"needs an NVIDIA GPU and jax-triton: {triton_support.INSTALL}")
+    if not triton_device.installed() or triton_device.capability() is None:
+        raise ImportError(f"needs an NVIDIA GPU and jax-triton: {triton_device.INSTALL}")
     from pallas_kernels.delta_rule.triton_vjp import delta_rule_triton
 
     def run(*args):

@@ -22,8 +22,9 @@ from experiments.benchmarks.operation import parse_shapes, show_shape
 from experiments.benchmarks.timing import Clock
 from experiments.flags import explain
 from experiments.logs import quiet_logs
+from pallas_kernels._common import triton_device
+from pallas_kernels._common.triton_device import Tile
 from pallas_kernels.delta_rule import triton_support
-from pallas_kernels.delta_rule.triton_support import Tile
 
 # Block sizes of keys and of values, warps, stages; 0 where a kernel has no such block.
 CANDIDATES = {
@@ -42,7 +43,7 @@ def steps(inputs, scale: float) -> Iterator[tuple[str, Callable, tuple]]:
     from pallas_kernels.delta_rule import triton_vjp
 
     (q, k, v, beta, state), (do, dstate) = inputs.args, inputs.cotangents
-    options = triton_vjp._Options(scale, False, triton_support.capability())
+    options = triton_vjp._Options(scale, False, triton_device.capability())
     problem = triton_vjp._Problem(q, v, None, options)
 
     def prepare(q, k, v, beta):
@@ -92,7 +93,7 @@ def tune(shape: dict[str, int], values: flags.FlagValues, clock: Clock) -> None:
     inputs = DELTA_RULE.make_inputs(jax.random.key(0), shape)
     key_size, few = shape["K"], shape["B"] * shape["H"] <= triton_support.FEW_HEADS
     for name, function, args in steps(inputs, key_size**-0.5):
-        default = triton_support.tile(name, key_size, 2, triton_support.capability(), few)
+        default = triton_support.tile(name, key_size, 2, triton_device.capability(), few)
         times = {}
         for tile in itertools.starmap(Tile, itertools.product(*CANDIDATES[name])):
             if tile.block_k > key_size:
@@ -124,8 +125,8 @@ def main(argv: list[str]) -> None:
     del argv
     quiet_logs()
     values = flags.FLAGS
-    if not triton_support.installed() or triton_support.capability() is None:
-        sys.exit(f"error: needs an NVIDIA GPU and jax-triton: {triton_support.INSTALL}")
+    if not triton_device.installed() or triton_device.capability() is None:
+        sys.exit(f"error: needs an NVIDIA GPU and jax-triton: {triton_device.INSTALL}")
     try:
         shapes = parse_shapes(DELTA_RULE, values.shapes, DELTA_RULE.shapes)
     except ValueError as error:

@@ -15,9 +15,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from pallas_kernels.delta_rule.triton_tiles import (
+from pallas_kernels._common.triton_tiles import (
     dot,
-    load_beta,
+    load_scalars,
     load_tokens,
     remainder,
     segment_ids_of,
@@ -97,10 +97,10 @@ def correction_kernel(
             l31 += dot(k3, t1, DTYPE, PRECISION)
             l32 += dot(k3, t2, DTYPE, PRECISION)
             l33 += dot(k3, t3, DTYPE, PRECISION)
-    b0 = load_beta(beta, row, head, start, length, H, 16)[None, :]
-    b1 = load_beta(beta, row, head, start + 16, length, H, 16)[None, :]
-    b2 = load_beta(beta, row, head, start + 32, length, H, 16)[None, :]
-    b3 = load_beta(beta, row, head, start + 48, length, H, 16)[None, :]
+    b0 = load_scalars(beta, row, head, start, length, H, 16)[None, :]
+    b1 = load_scalars(beta, row, head, start + 16, length, H, 16)[None, :]
+    b2 = load_scalars(beta, row, head, start + 32, length, H, 16)[None, :]
+    b3 = load_scalars(beta, row, head, start + 48, length, H, 16)[None, :]
     s0 = segment_ids_of(segments, row, start, length, 16, SEGMENTS)
     s1 = segment_ids_of(segments, row, start + 16, length, 16, SEGMENTS)
     s2 = segment_ids_of(segments, row, start + 32, length, 16, SEGMENTS)

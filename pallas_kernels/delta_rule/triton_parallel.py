@@ -7,9 +7,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from pallas_kernels.delta_rule.triton_tiles import (
+from pallas_kernels._common.triton_tiles import (
     dot,
-    load_beta,
+    load_scalars,
     load_tokens,
     lower,
     rows_where,
@@ -43,7 +43,7 @@ def output_kernel(
             q_block = rows_where(ids == incoming, q_block)
         state = tl.load(states + tile(index, first, column, K, BK, V, BV))
         out += dot(q_block, state, DTYPE, PRECISION)
-    b = load_beta(beta, row, head, start, length, H, C)
+    b = load_scalars(beta, row, head, start, length, H, C)
     u = b[:, None] * tl.load(d + tile(index, 0, column, C, C, V, BV)).to(tl.float32)
     out += dot(tl.load(scores + tile(index, 0, 0, C, C, C, C)), u, DTYPE, PRECISION)
     store_tokens(output, scale * out, row, head, start, length, column, H, C, V, BV)
@@ -70,7 +70,7 @@ def gradients_kernel(
     ids = tl.zeros((C,), tl.int32)
     if SEGMENTS:
         ids, incoming, outgoing = segments_of(segments, row, start, length, C)
-    b = load_beta(beta, row, head, start, length, H, C)
+    b = load_scalars(beta, row, head, start, length, H, C)
     # Two passes over the values, so that not all four sums take registers at once.
     dscores = tl.zeros((C, C), tl.float32)
     dgram = tl.zeros((C, C), tl.float32)

@@ -10,10 +10,10 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from pallas_kernels.delta_rule.triton_tiles import (
+from pallas_kernels._common.triton_tiles import (
     dot,
     dot_split,
-    load_beta,
+    load_scalars,
     load_tokens,
     rows_where,
     segments_of,
@@ -43,7 +43,7 @@ def forward_kernel(
     state = tl.load(initial_state + whole)
     # What is no operand of a product Triton does not load ahead; here that is done by hand.
     x_next = tl.load(d0 + tile(bh * chunks, 0, column, C, C, V, BV))
-    b_next = load_beta(beta, row, head, 0, length, H, C)
+    b_next = load_scalars(beta, row, head, 0, length, H, C)
     for n in range(chunks):
         start = n * C
         index = bh * chunks + n
@@ -52,7 +52,7 @@ def forward_kernel(
         x, b = x_next.to(tl.float32), b_next
         after = tl.minimum(n + 1, chunks - 1)
         x_next = tl.load(d0 + tile(bh * chunks + after, 0, column, C, C, V, BV))
-        b_next = load_beta(beta, row, head, after * C, length, H, C)
+        b_next = load_scalars(beta, row, head, after * C, length, H, C)
         rounded = state.to(DTYPE)
         x -= dot_split(w_tile, state, DTYPE, PRECISION, SPLIT)
         u = (b[:, None] * x).to(DTYPE)
@@ -95,7 +95,7 @@ def reverse_kernel(
     chunks = tl.cdiv(length, C)
     whole = tile(bh, 0, column, K, K, V, BV)
     dstate = tl.load(dfinal_state + whole)
-    b_next = load_beta(beta, row, head, (chunks - 1) * C, length, H, C)
+    b_next = load_scalars(beta, row, head, (chunks - 1) * C, length, H, C)
     for i in range(chunks):
         n = chunks - 1 - i
         start = n * C
@@ -106,7 +106,7 @@ def reverse_kernel(
         do_tile = load_tokens(do, row, head, start, length, column, H, C, V, BV)
         p_tile = tl.load(scores + tile(index, 0, 0, C, C, C, C))
         b = b_next
-        b_next = load_beta(beta, row, head, tl.maximum(n - 1, 0) * C, length, H, C)
+        b_next = load_scalars(beta, row, head, tl.maximum(n - 1, 0) * C, length, H, C)
         tl.store(dstates + tile(index, 0, column, K, K, V, BV), dstate.to(DTYPE))
         x = dot_split(k_tile, dstate, DTYPE, PRECISION, SPLIT)
         if SEGMENTS:

@@ -14,9 +14,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from pallas_kernels.delta_rule.triton_tiles import (
+from pallas_kernels._common.triton_tiles import (
     dot,
-    load_beta,
+    load_scalars,
     load_tokens,
     lower,
     rows_where,
@@ -42,7 +42,7 @@ def prepare_kernel(
     ids = tl.zeros((C,), tl.int32)
     if SEGMENTS:
         ids, incoming, _ = segments_of(segments, row, start, length, C)
-    b = load_beta(beta, row, head, start, length, H, C)[:, None]
+    b = load_scalars(beta, row, head, start, length, H, C)[:, None]
     square = tile(index, 0, 0, C, C, C, C)
     n_tile = tl.load(correction + square)
     if SPLIT:

@@ -10,7 +10,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from pallas_kernels.delta_rule.triton_tiles import tile
+from pallas_kernels._common.triton_tiles import tile
 
 
 @triton.jit

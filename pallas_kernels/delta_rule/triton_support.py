@@ -2,36 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the Triton kernels take, and their tile sizes. Apart from them: asking imports no Triton."""
 
-import functools
-import importlib.util
-from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-
+from pallas_kernels._common import triton_device
+from pallas_kernels._common.triton_device import Tile
 from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, KEY_SIZES, WIDE
 
-# Compute capability: bytes of shared memory a block may use.
-SHARED_MEMORY = {80: 166912, 86: 101376, 89: 101376, 90: 232448}
-INSTALL = "pip install jax-triton==0.3.1 triton==3.6.0"
 MAX_CHUNKS = 65535  # the second axis of a grid
 VALUE_BLOCK = 64  # values are padded to a multiple
 # Up to as many tokens are taken one by one: as long as a chunk's preparation takes.
 FEW_TOKENS = 16
-
-
-class Tile(NamedTuple):
-    """Sizes of one kernel's program.
-
-    Attributes:
-        block_k, block_v: columns of keys and of values at a time.
-        warps, stages: Triton's num_warps; chunks loaded ahead and the one at work.
-    """
-
-    block_k: int
-    block_v: int
-    warps: int
-    stages: int
 
 
 def chunk_tokens(itemsize: int) -> int:
@@ -84,32 +62,14 @@ def tile(kernel: str, key_size: int, itemsize: int, capability: int, few: bool) 
     }[kernel]
 
 
-@functools.cache
-def installed() -> bool:
-    """Whether jax-triton and Triton are there; neither is imported."""
-    return all(importlib.util.find_spec(name) for name in ("jax_triton", "triton"))
-
-
-def capability() -> int | None:
-    """Of the first device: 80 for "8.0"; None where it is no NVIDIA GPU."""
-    found = getattr(jax.devices()[0], "compute_capability", None)
-    major, _, minor = (found or "").partition(".")
-    return int(major + minor) if major.isdecimal() and minor.isdecimal() else None
-
-
 def unsupported(
     q, k, v, beta, initial_state, segments, *, scale, chunk_size, sequence_pieces, residuals
 ) -> str | None:
     """Why the kernels cannot take these arguments here, or None."""
     del k, beta, initial_state, segments, scale, chunk_size, residuals  # any will do
-    if capability() not in SHARED_MEMORY:
-        wanted = ", ".join(f"{c / 10}" for c in SHARED_MEMORY)
-        found = jax.devices()[0]
-        return f"the kernels need an NVIDIA GPU of compute capability {wanted}, this is {found}"
-    if not installed():
-        return f"the kernels need jax-triton, which is not installed: {INSTALL}"
-    if jnp.dtype(q.dtype).name not in ("bfloat16", "float16", "float32"):
-        return f"the kernels take bfloat16, float16 and float32, got {q.dtype}"
+    reason = triton_device.unavailable(q.dtype)
+    if reason is not None:
+        return reason
     if q.shape[-1] > max(KEY_SIZES):
         return f"the kernels take K <= {max(KEY_SIZES)}, got {q.shape[-1]}"
     if (sequence_pieces or 1) > 1:
@@ -123,6 +83,6 @@ def unsupported(
 def avoided(*args, **options) -> str | None:
     """Why the kernels run here only if asked for: Hopper GPUs have kernels of their own."""
     del args, options  # any will do
-    if capability() == 90:
+    if triton_device.capability() == 90:
         return "on compute capability 9.0 only if asked for by name"
     return None

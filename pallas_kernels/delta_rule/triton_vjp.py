@@ -21,8 +21,8 @@ import triton.language as tl
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels._common import chunking, names
-from pallas_kernels.delta_rule import triton_launch, triton_support
+from pallas_kernels._common import chunking, names, triton_device, triton_launch
+from pallas_kernels.delta_rule import triton_support
 from pallas_kernels.delta_rule.kernel_support import FEW_HEADS, KEY_SIZES
 from pallas_kernels.delta_rule.triton_correction import correction_kernel
 from pallas_kernels.delta_rule.triton_parallel import gradients_kernel, output_kernel
@@ -286,7 +286,7 @@ def delta_rule_triton(
     q, k = (chunking.pad_axes(x, {3: wide_key}) for x in (q, k))
     v = chunking.pad_axes(v, {3: wide_value})
     initial_state = chunking.pad_axes(initial_state, {2: wide_key, 3: wide_value})
-    capability = capability or triton_support.capability()
+    capability = capability or triton_device.capability()
     options = _Options(scale, residuals == "save", capability, recurrent)
     output, final_state = _delta_rule(q, k, v, beta, initial_state, segments, options)
     return output[..., :value_size], final_state[:, :, :key_size, :value_size]

@@ -15,7 +15,7 @@ from experiments.benchmarks.delta_rule import DELTA_RULE
 from experiments.benchmarks.flags import define_benchmark_flags
 from experiments.benchmarks.l2_norm import L2_NORM
 from experiments.benchmarks.operation import MODES, floor_bytes, parse_shapes, rms_error, timed_call
-from pallas_kernels.delta_rule import triton_support
+from pallas_kernels._common import triton_device
 
 SHAPE = {"B": 16, "T": 2048, "H": 16, "K": 128, "V": 128}
 
@@ -385,7 +385,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 )
 def test_triton_kernels_that_do_not_fit(capability, found, wanted):
     """Code for 8.0 must fit 8.6 and 8.9, whose blocks have less shared memory."""
-    tile = triton_support.Tile(64, 64, 4, 2)
+    tile = triton_device.Tile(64, 64, 4, 2)
     launch = aot_triton.Launch("forward_kernel", {}, {}, tile, capability, (1,))
     failure = aot_triton.failure(launch, found)
     assert failure is None if wanted is None else wanted in failure
@@ -393,5 +393,5 @@ def test_triton_kernels_that_do_not_fit(capability, found, wanted):
 
 def test_triton_kernels_are_compiled_for_all_gpus():
     first, *others = (aot_triton.capabilities(list(sizes)) for sizes in aot_triton.SIZES)
-    assert first == list(triton_support.SHARED_MEMORY)
+    assert first == list(triton_device.SHARED_MEMORY)
     assert all(capabilities == [80, 90] for capabilities in others)

@@ -8,13 +8,14 @@ here, and products and roundings of bfloat16 as a GPU makes them.
 
 import contextlib
 import importlib
+import re
 import sys
 
 import jax
 import ml_dtypes
 import numpy as np
 
-PREFIX = "pallas_kernels.delta_rule.triton_"
+KERNELS = re.compile(r"pallas_kernels\.\w+\.triton_\w+")
 
 
 class _Tensor:
@@ -114,18 +115,22 @@ def _replacements():
 
 
 @contextlib.contextmanager
-def interpreted():
-    """The module triton_vjp with kernels that are interpreted; all is as before afterwards."""
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(PREFIX)}
+def interpreted(module_name: str = "pallas_kernels.delta_rule.triton_vjp"):
+    """That module, whose kernels are interpreted; all is as before afterwards."""
+
+    def forget():
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if KERNELS.match(name)}
+
+    kept = forget()
     with contextlib.ExitStack() as stack:
         for owner, name, value in _replacements():
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
         try:
-            module = importlib.import_module(PREFIX + "vjp")
+            module = importlib.import_module(module_name)
+            stack.callback(setattr, module.triton_launch, "launch", module.triton_launch.launch)
             module.triton_launch.launch = launch
             yield module
         finally:
-            for name in [name for name in sys.modules if name.startswith(PREFIX)]:
-                del sys.modules[name]
+            forget()
             sys.modules |= kept

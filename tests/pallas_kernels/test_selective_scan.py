@@ -9,36 +9,8 @@ import pytest
 
 from pallas_kernels import selective_scan, selective_scan_step
 from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
-from tests.helpers.operators import outputs_and_gradients, random_segments
-
-
-def make_args(length, dtype, sizes=(2, 6, 4)):
-    """Time steps of every strength, so decays from 1 down to e^-30."""
-    batch, channels, states = sizes
-    keys = jax.random.split(jax.random.key(3), 6)
-    shapes = [(batch, length, channels), (batch, length, states), (batch, length, states)]
-    x, b, c = (jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=False))
-    wide = jnp.promote_types(dtype, jnp.float32)
-    dt = jnp.exp(jax.random.uniform(keys[3], x.shape, wide, -8.0, 2.0))
-    a = -jnp.exp(jax.random.normal(keys[4], (states, channels), wide))
-    state = jax.random.normal(keys[5], (batch, states, channels), wide)
-    return x, dt, a, b, c, state
-
-
-def recur(x, dt, a, b, c, state, ids=None, *, decay=lambda dt, a: jnp.exp(dt * a), early=False):
-    """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t h_t, token by token."""
-    ids = jnp.zeros(x.shape[:2], jnp.int32) if ids is None else ids
-    starts = jnp.diff(ids, axis=1, prepend=ids[:, :1]) != 0
-
-    def token(h, inputs):
-        x, dt, b, c, starts = inputs
-        before = jnp.where(starts[:, None, None], 0, h)
-        h = decay(dt[:, None], a[None]) * before + b[:, :, None] * (dt * x)[:, None]
-        return h, jnp.einsum("bn,bnd->bd", c, before if early else h)
-
-    inputs = (jnp.moveaxis(y, 1, 0) for y in (x, dt, b, c, starts))
-    state, y = jax.lax.scan(token, state, tuple(inputs))
-    return jnp.moveaxis(y, 0, 1), state
+from tests.helpers.operators import random_segments
+from tests.helpers.selective_scan import check_scan, make_args, recur
 
 
 def chunked(x, dt, a, b, c, state, ids=None):
@@ -52,16 +24,8 @@ def chunked(x, dt, a, b, c, state, ids=None):
 @pytest.mark.slow
 def test_outputs_and_gradients_agree_with_the_recurrence(x64, dtype, segments):
     """Two blocks of sixteen chunks, the last not full."""
-    args = make_args(270, dtype)
     ids = random_segments(2, 270, 40) if segments else None
-    cotangents = (jnp.cos(args[0]), jnp.cos(args[-1]))
-    got = outputs_and_gradients(chunked, args, cotangents, ids)
-    args, cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (args, cotangents))
-    wanted = outputs_and_gradients(recur, args, cotangents, ids)
-    labels = ("y", "state", "dx", "ddt", "da", "db", "dc", "dinitial_state")
-    for label, x, y in zip(labels, got, wanted, strict=True):
-        assert_close(label, x, y, BOUNDS[dtype])
-    assert got[0].dtype == jnp.dtype(dtype)
+    check_scan(chunked, make_args(270, dtype), ids)
 
 
 def test_steps_equal_the_recurrence(x64):

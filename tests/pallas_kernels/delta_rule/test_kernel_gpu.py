@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pallas_kernels._common import triton_device
 from pallas_kernels.delta_rule import (
     kernel_prepare,
     kernel_support,
     kernel_vjp,
-    triton_support,
 )
 from pallas_kernels.delta_rule.api import delta_rule
 from tests.helpers.compare import BOUNDS, assert_close
@@ -23,7 +23,7 @@ hopper = pytest.mark.skipif(
     getattr(jax.devices()[0], "compute_capability", None) != "9.0", reason="needs a Hopper GPU"
 )
 triton = pytest.mark.skipif(
-    not triton_support.installed() or triton_support.capability() is None,
+    not triton_device.installed() or triton_device.capability() is None,
     reason="needs an NVIDIA GPU and jax-triton",
 )
 

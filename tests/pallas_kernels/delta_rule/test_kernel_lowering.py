@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
+from pallas_kernels._common import triton_device
 from pallas_kernels._common.segments import number_segments
 from pallas_kernels.delta_rule import (
     kernel_passes,
     kernel_prepare,
     kernel_support,
     kernel_vjp,
-    triton_support,
 )
 from pallas_kernels.delta_rule.api import delta_rule
 from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
@@ -92,7 +92,7 @@ def test_lowers_for_cuda_under_vmap():
 
 def _jax_triton_imports() -> bool:
     plugins = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
-    return triton_support.installed() and plugins
+    return triton_device.installed() and plugins
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
-from pallas_kernels._common import dispatch
+from pallas_kernels._common import dispatch, triton_device
 from pallas_kernels._common.segments import number_segments
 from pallas_kernels.delta_rule import api, triton_support
 from pallas_kernels.delta_rule.reference import delta_rule_reference
@@ -24,7 +24,7 @@ from tests.helpers.compare import BOUNDS, assert_close
 from tests.helpers.operators import check_operator, random_state
 
 needs_triton = pytest.mark.skipif(
-    not triton_support.installed(), reason="needs jax-triton and Triton"
+    not triton_device.installed(), reason="needs jax-triton and Triton"
 )
 NAMES = ("q", "k", "v", "beta", "initial_state")
 
@@ -193,7 +193,7 @@ def test_over_a_mesh(interpreted, monkeypatch, x64):
 
 def reason(capability, monkeypatch, shape=(1, 70, 1, 64, 64), dtype="bfloat16", pieces=None):
     """What `unsupported` says on a GPU of `capability`, with jax-triton installed."""
-    monkeypatch.setattr(triton_support, "capability", lambda: capability)
+    monkeypatch.setattr(triton_device, "capability", lambda: capability)
     args = jax.eval_shape(lambda: arguments(*shape, dtype))
     return triton_support.unsupported(
         *args, None, scale=1.0, chunk_size=64, sequence_pieces=pieces, residuals="save"
@@ -212,32 +212,32 @@ def reason(capability, monkeypatch, shape=(1, 70, 1, 64, 64), dtype="bfloat16", 
     ],
 )
 def test_refusals(monkeypatch, x64, capability, options, wanted):
-    monkeypatch.setattr(triton_support, "installed", lambda: True)
+    monkeypatch.setattr(triton_device, "installed", lambda: True)
     assert wanted in reason(capability, monkeypatch, **options)
 
 
 def test_takes_the_rest(monkeypatch):
-    monkeypatch.setattr(triton_support, "installed", lambda: True)
-    for capability in triton_support.SHARED_MEMORY:
+    monkeypatch.setattr(triton_device, "installed", lambda: True)
+    for capability in triton_device.SHARED_MEMORY:
         for dtype in ("bfloat16", "float16", "float32"):
             assert reason(capability, monkeypatch, (1, 70, 1, 256, 300), dtype) is None
 
 
 def test_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(triton_support, "installed", lambda: False)
-    assert triton_support.INSTALL in reason(80, monkeypatch)
+    monkeypatch.setattr(triton_device, "installed", lambda: False)
+    assert triton_device.INSTALL in reason(80, monkeypatch)
     pinned = Path(__file__).parents[3].joinpath("requirements-gpu.txt").read_text().split()
-    assert set(triton_support.INSTALL.removeprefix("pip install ").split()) <= set(pinned)
+    assert set(triton_device.INSTALL.removeprefix("pip install ").split()) <= set(pinned)
 
 
 def test_chosen_before_hopper_only(monkeypatch):
     """By itself; and on Hopper if asked for."""
-    monkeypatch.setattr(triton_support, "installed", lambda: True)
+    monkeypatch.setattr(triton_device, "installed", lambda: True)
     args = jax.eval_shape(lambda: arguments(1, 70, 1, 64, 64, "float32"))
     options = {"scale": 1.0, "chunk_size": 64, "sequence_pieces": None, "residuals": "save"}
 
     def choose(capability, requested=None):
-        monkeypatch.setattr(triton_support, "capability", lambda: capability)
+        monkeypatch.setattr(triton_device, "capability", lambda: capability)
         implementations = api.IMPLEMENTATIONS
         return dispatch.choose("test", implementations, requested, *args, None, **options).name
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.delta_rule.triton_support import Tile
+from pallas_kernels._common.triton_device import Tile
 
 
 @functools.cache

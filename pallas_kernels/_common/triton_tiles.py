@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all Triton kernels of the delta rule use: loads, stores, products, masks.
+"""What Triton kernels share: loads, stores, products, masks.
 
-Equation numbers are README.md's, from "One chunk in the Hopper kernels". In names of constants:
+In names of constants:
 C tokens of a chunk, K and V head sizes, BK and BV of a block of them, H heads. `no_type_check`:
 what wraps functions to check their annotations in tests would hide them from Triton's compiler.
 """
@@ -38,11 +38,11 @@ def store_tokens(array, x, row, head, start, length, column, H: tl.constexpr, C:
 
 @triton.jit
 @no_type_check
-def load_beta(beta, row, head, start, length, H: tl.constexpr, C: tl.constexpr):
+def load_scalars(array, row, head, start, length, H: tl.constexpr, C: tl.constexpr):
     """[C] float32 of [B, T, H], zeros past T."""
     t = start + tl.arange(0, C)
     first = (row.to(tl.int64) * length + t) * H + head
-    return tl.load(beta + first, mask=t < length, other=0.0).to(tl.float32)
+    return tl.load(array + first, mask=t < length, other=0.0).to(tl.float32)
 
 
 @triton.jit
