@@ -89,9 +89,8 @@ class _Options(NamedTuple):
 class _Residuals(NamedTuple):
     """What the backward pass is computed from."""
 
-    inputs: tuple  # q, k, v, beta
+    inputs: tuple  # q, k, v, beta, g
     marks: jax.Array | None
-    decays: jax.Array | None
     tiles: kernel_prepare.Tiles | None
     transitions: jax.Array | None  # of every piece
     states: jax.Array  # that enter every piece
@@ -99,8 +98,10 @@ class _Residuals(NamedTuple):
 
 
 def _cut_inputs(inputs, pieces):
-    q, k, v, beta = inputs
-    return *(_cut(x, pieces) for x in (q, k, v)), _pad_beta(_cut(beta, pieces))
+    """q, k, v and beta of pieces; decays."""
+    q, k, v, beta, g = inputs
+    cut = *(_cut(x, pieces) for x in (q, k, v)), _pad_beta(_cut(beta, pieces))
+    return cut, None if g is None else kernel_decay.decay_rows(_cut(g, pieces))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
@@ -110,12 +111,11 @@ def _delta_rule(q, k, v, beta, g, initial_state, segments, options):
 
 
 def _forward(q, k, v, beta, g, initial_state, segments, options):
-    inputs = q, k, v, beta
-    cut = _cut_inputs(inputs, options.pieces)
+    inputs = q, k, v, beta, g
+    cut, decays = _cut_inputs(inputs, options.pieces)
     marks = None
     if segments is not None:
         marks = _cut(kernel_prepare.segment_marks(segments), options.pieces)
-    decays = None if g is None else kernel_decay.decay_rows(_cut(g, options.pieces))
     tiles = None
     few = cut[0].shape[0] * q.shape[2] <= FEW_HEADS
     on_the_way = kernel_passes.makes_tiles(cut[0], *cut[2:], marks, decays, save=options.save)
@@ -135,15 +135,15 @@ def _forward(q, k, v, beta, g, initial_state, segments, options):
     made = (tiles, transitions, states if options.pieces > 1 else None, kept)
     tiles, transitions, entering, kept = checkpoint_name(made, names.RESIDUALS)
     states = initial_state if entering is None else entering
-    residuals = _Residuals(inputs, marks, decays, tiles, transitions, states, kept)
+    residuals = _Residuals(inputs, marks, tiles, transitions, states, kept)
     return (output, final_state), residuals
 
 
 def _backward(options, residuals, cotangents):
-    inputs, marks, decays, tiles, transitions, states, forward = residuals
+    inputs, marks, tiles, transitions, states, forward = residuals
     do, dfinal_state = cotangents
     scale, pieces, _ = options
-    q, k, v, beta = _cut_inputs(inputs, pieces)
+    (q, k, v, beta), decays = _cut_inputs(inputs, pieces)
     do = _cut(do, pieces)
     dstates = dfinal_state
     if forward is None:
@@ -177,7 +177,7 @@ def _backward(options, residuals, cotangents):
         )
         if decays is not None:
             dg = kernel_decay.log_decay_gradient(shares, decays, marks, q.shape[1])
-            dg = dg.reshape(inputs[3].shape)
+            dg = dg.reshape(inputs[4].shape)
     dq, dk, dv = (x.reshape(y.shape) for x, y in zip((dq, dk, dv), inputs, strict=False))
     dbeta = jnp.swapaxes(dbeta, 1, 2)[:, : q.shape[1]]
     dbeta = dbeta.reshape(inputs[3].shape).astype(inputs[3].dtype)
