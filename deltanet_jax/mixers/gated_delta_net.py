@@ -3,6 +3,7 @@
 """Gated DeltaNet's token mixer: DeltaNet whose memory also decays."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -16,7 +17,7 @@ from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
 from deltanet_jax.mixers.recurrent import is_one_step
 from deltanet_jax.sharding import operator_axes
-from pallas_kernels import gated_delta_rule, gated_delta_rule_step
+from pallas_kernels import gated_delta_rule, gated_delta_rule_sharded, gated_delta_rule_step
 from pallas_kernels.gated_delta_rule.kernel_support import MAX_KEY_SIZE
 
 LARGEST_RATE = 16.0
@@ -100,7 +101,11 @@ class GatedDeltaNet(DeltaNet):
         if is_one_step(x, memory, segment_ids):
             o, memory = gated_delta_rule_step(memory, *(y[:, 0] for y in (q, k, v, g, beta)))
             return o[:, None], memory
-        o, memory = gated_delta_rule(
+        axes = operator_axes()
+        run = gated_delta_rule
+        if axes is not None:
+            run = functools.partial(gated_delta_rule_sharded, **axes)
+        o, memory = run(
             q,
             k,
             v,
@@ -109,8 +114,7 @@ class GatedDeltaNet(DeltaNet):
             initial_state=memory,
             segment_ids=segment_ids,
             chunk_size=self.config.chunk_size,
-            # Over a mesh XLA cuts up its own form; kernels it cannot.
-            implementation=self.config.implementation or ("xla" if operator_axes() else None),
+            implementation=self.config.implementation,
             residuals=self.config.residuals,
         )
         return read_out(o), memory
