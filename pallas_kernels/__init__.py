@@ -7,6 +7,9 @@ from pallas_kernels.delta_rule.api import delta_rule as delta_rule
 from pallas_kernels.delta_rule.sharded import delta_rule_sharded as delta_rule_sharded
 from pallas_kernels.delta_rule.step import delta_rule_step as delta_rule_step
 from pallas_kernels.gated_delta_rule.api import gated_delta_rule as gated_delta_rule
+from pallas_kernels.gated_delta_rule.sharded import (
+    gated_delta_rule_sharded as gated_delta_rule_sharded,
+)
 from pallas_kernels.gated_delta_rule.step import gated_delta_rule_step as gated_delta_rule_step
 from pallas_kernels.gated_linear_attention.api import (
     gated_linear_attention as gated_linear_attention,

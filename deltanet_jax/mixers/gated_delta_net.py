@@ -3,6 +3,7 @@
 """Gated DeltaNet's token mixer: DeltaNet whose memory also decays."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax
@@ -15,7 +16,9 @@ from deltanet_jax.layers.time_step import time_step_bias
 from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
 from deltanet_jax.mixers.recurrent import is_one_step
-from pallas_kernels import gated_delta_rule, gated_delta_rule_step
+from deltanet_jax.sharding import operator_axes
+from pallas_kernels import gated_delta_rule, gated_delta_rule_sharded, gated_delta_rule_step
+from pallas_kernels.gated_delta_rule.kernel_support import MAX_KEY_SIZE
 
 LARGEST_RATE = 16.0
 
@@ -31,13 +34,20 @@ class GatedDeltaNetConfig(DeltaNetConfig):
         parallel="chunks, WY form",
         source="Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464",
     )
-    implementations: ClassVar[tuple[str, ...]] = ("reference", "xla")
-    residuals_kinds: ClassVar[tuple[str, ...]] = ("recompute",)
+    implementations: ClassVar[tuple[str, ...]] = ("reference", "xla", "pallas")
     output_gate: bool = True
 
     def memory_flops(self, d_model: int, seq_len: int) -> float:
         """See base.py: decay, read, correct, write, read out; the same for any length."""
         return self._state_flops(d_model, 9)
+
+    def kernel_residual_bytes(
+        self, d_model: int, rows: int, columns: int, arguments_kept: bool
+    ) -> int:
+        """See base.py: DeltaNet's, where the kernels take the keys."""
+        if self.head_sizes(d_model)[0] > MAX_KEY_SIZE:
+            return 0
+        return super().kernel_residual_bytes(d_model, rows, columns, arguments_kept)
 
 
 class GatedDeltaNet(DeltaNet):
@@ -91,7 +101,11 @@ class GatedDeltaNet(DeltaNet):
         if is_one_step(x, memory, segment_ids):
             o, memory = gated_delta_rule_step(memory, *(y[:, 0] for y in (q, k, v, g, beta)))
             return o[:, None], memory
-        o, memory = gated_delta_rule(
+        axes = operator_axes()
+        run = gated_delta_rule
+        if axes is not None:
+            run = functools.partial(gated_delta_rule_sharded, **axes)
+        o, memory = run(
             q,
             k,
             v,
@@ -101,5 +115,6 @@ class GatedDeltaNet(DeltaNet):
             segment_ids=segment_ids,
             chunk_size=self.config.chunk_size,
             implementation=self.config.implementation,
+            residuals=self.config.residuals,
         )
         return read_out(o), memory

@@ -31,6 +31,8 @@ class KDAConfig(GatedDeltaNetConfig):
         parallel="chunks, WY form",
         source="Kimi Team 2025, arXiv:2510.26692",
     )
+    implementations: ClassVar[tuple[str, ...]] = ("reference", "xla")
+    residuals_kinds: ClassVar[tuple[str, ...]] = ("recompute",)
     decay_rank: int | None = None
 
     def __post_init__(self):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles every Hopper kernel of the delta rule to machine code, without a GPU: `make aot`.
+"""Compiles every Hopper kernel of the delta rules to machine code, without a GPU: `make aot`.
 
 For each size below, forward and backward are traced, the kernels in them taken out and each
 compiled for sm_90a, the H200's. Prints grid, threads, registers, bytes spilled and shared memory
@@ -41,6 +41,13 @@ SIZES = (
     (4, 1000, 16, 128, 256, "float16"),
     (2, 200, 3, 48, 80, "float16"),
 )
+# Of the gated rule.
+GATED_SIZES = (
+    (16, 2048, 16, 128, 128, "bfloat16"),
+    (1, 4096, 16, 128, 128, "bfloat16"),
+    (16, 2048, 32, 64, 64, "bfloat16"),
+    (4, 1000, 16, 128, 256, "float16"),
+)
 # What XLA is told of the device; numbers of an H200 (some of them an H100's).
 TARGET = """gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -57,21 +64,25 @@ MESH = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "
 
 
 def outputs_and_gradients(args, cotangents):
-    """The operator on the kernels, without asking what device is there."""
+    """The operator, gated if its arguments are, on the kernels, without asking what device is
+    there."""
     from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
+    from pallas_kernels.gated_delta_rule.kernels import gated_delta_rule_kernels
 
-    run = functools.partial(delta_rule_kernels, scale=0.1, chunk_size=64)
+    operator = delta_rule_kernels if len(args) == 5 else gated_delta_rule_kernels
+    run = functools.partial(operator, scale=0.1, chunk_size=64)
     outputs, vjp = jax.vjp(lambda *args: run(*args, None), *args)
     return outputs, vjp(cotangents)
 
 
-def arguments(batch, length, heads, key_size, value_size, dtype):
-    """Shapes and dtypes of q, k, v, beta, state and of the cotangents of output and state."""
+def arguments(batch, length, heads, key_size, value_size, dtype, *, gated=False):
+    """Shapes and dtypes of q, k, v, (g,) beta, state and of the cotangents of output and state."""
     keys = jax.ShapeDtypeStruct((batch, length, heads, key_size), dtype)
     values = jax.ShapeDtypeStruct((batch, length, heads, value_size), dtype)
     beta = jax.ShapeDtypeStruct((batch, length, heads), dtype)
     state = jax.ShapeDtypeStruct((batch, heads, key_size, value_size), jnp.float32)
-    return (keys, keys, values, beta, state), (values, state)
+    decay = [jax.ShapeDtypeStruct(beta.shape, jnp.float32)] * gated
+    return (keys, keys, values, *decay, beta, state), (values, state)
 
 
 def kernels(jaxpr, place: str = "") -> Iterator[tuple[str, object]]:
@@ -170,14 +181,17 @@ def main() -> int:
     print("| B, T, H, K, V | kernel | grid | threads | registers | spilled, B | shared, B | s |")
     print("|---|---|---|---|---|---|---|---|")
     failures = []
-    for *sizes, dtype in SIZES:
-        where = f"{', '.join(map(str, sizes))} {dtype}"
+    cases = [(False, x) for x in SIZES] + [(True, x) for x in GATED_SIZES]
+    for gated, (*sizes, dtype) in cases:
+        where = f"{', '.join(map(str, sizes))} {dtype}{' gated' * gated}"
         if sizes[3] > max(kernel_support.KEY_SIZES):
             print(f"| {where} | not taken | | | | | | |", flush=True)
             continue
         try:
             with jax.sharding.use_abstract_mesh(MESH):
-                traced = jax.jit(outputs_and_gradients).trace(*arguments(*sizes, dtype))
+                traced = jax.jit(outputs_and_gradients).trace(
+                    *arguments(*sizes, dtype, gated=gated)
+                )
             found_kernels = list(kernels(traced.jaxpr.jaxpr))
             if not found_kernels:
                 failures.append(f"{where}: no kernel found")

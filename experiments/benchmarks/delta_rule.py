@@ -9,6 +9,7 @@ width 2048, one sequence of 16,384 tokens.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ CHUNK = 64  # tokens; what FLOP are counted with
 HEADS = ((16, 128), (32, 64), (8, 256))  # H, K = V
 
 
-def _shape(batch: int, length: int, heads: int, size: int) -> Shape:
+def sizes(batch: int, length: int, heads: int, size: int) -> Shape:
     return {"B": batch, "T": length, "H": heads, "K": size, "V": size}
 
 
@@ -69,9 +70,11 @@ def flop(shape: Shape, mode: str) -> int:
     )
 
 
-def _recurrence(q, k, v, beta, state) -> Arrays:
+def _recurrence(operator: Callable[..., Arrays], *args: jax.Array) -> Arrays:
     """The definition, 1024 tokens a call, so that autodiff keeps the states of one call only."""
-    length = q.shape[1]
+    *inputs, state = args
+    v = inputs[2]
+    length = v.shape[1]
     pieces = length // 1024 if length % 1024 == 0 else 1
 
     def cut(x):  # [B, T, ...] -> [pieces, B, T / pieces, ...]
@@ -79,25 +82,27 @@ def _recurrence(q, k, v, beta, state) -> Arrays:
 
     @jax.checkpoint
     def piece(state, tokens):
-        output, state = run(*tokens, state, implementation="reference")
+        output, state = operator(*tokens, state, implementation="reference")
         return state, output
 
-    state, output = jax.lax.scan(piece, state, tuple(cut(x) for x in (q, k, v, beta)))
+    state, output = jax.lax.scan(piece, state, tuple(cut(x) for x in inputs))
     return jnp.moveaxis(output, 0, 1).reshape(v.shape), state
 
 
-# Not timed, so not tuned: seconds of compiling.
-_jit = functools.partial(jax.jit, compiler_options={"xla_gpu_autotune_level": 0})
-_chunkwise_results = _jit(
-    timed_call(functools.partial(run, implementation="xla"), "forward_and_vjp")
-)
-_recurrent_results = _jit(timed_call(_recurrence, "forward_and_vjp"))
+def make_reference(operator: Callable[..., Arrays]) -> Callable[[Inputs], Reference]:
+    """Of `operator`, a delta rule that takes q, k, v, ..., the state and `implementation`: the
+    chunkwise form in float32, checked on one batch row and two heads against the recurrence in
+    float64. Batch rows and heads do not see each other, so the slice is exact."""
+    # Not timed, so not tuned: seconds of compiling.
+    jit = functools.partial(jax.jit, compiler_options={"xla_gpu_autotune_level": 0})
+    chunkwise = functools.partial(operator, implementation="xla")
+    recurrence = functools.partial(_recurrence, operator)
+    return functools.partial(
+        _reference, *(jit(timed_call(f, "forward_and_vjp")) for f in (chunkwise, recurrence))
+    )
 
 
-def reference(inputs: Inputs) -> Reference:
-    """The chunkwise form in float32, checked on one batch row and two heads against the recurrence
-    in float64. Batch rows and heads do not see each other, so the slice is exact."""
-
+def _reference(chunkwise_results, recurrent_results, inputs: Inputs) -> Reference:
     def tokens(x):  # of [B, T, H, ...]
         return np.asarray(x[:1, :, :2].astype(jnp.float32), np.float64)
 
@@ -106,14 +111,14 @@ def reference(inputs: Inputs) -> Reference:
 
     args, cotangents = inputs.args, inputs.cotangents
     float32 = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
-    results = _chunkwise_results(float32)
+    results = chunkwise_results(float32)
     with jax.enable_x64(True):
         part = Inputs(
-            (*(jnp.asarray(tokens(x)) for x in args[:4]), jnp.asarray(state(args[4]))),
+            (*(jnp.asarray(tokens(x)) for x in args[:-1]), jnp.asarray(state(args[-1]))),
             (jnp.asarray(tokens(cotangents[0])), jnp.asarray(state(cotangents[1]))),
         )
-        wanted = [np.asarray(x) for x in _recurrent_results(part)]
-    kinds = (tokens, state, tokens, tokens, tokens, tokens, state)
+        wanted = [np.asarray(x) for x in recurrent_results(part)]
+    kinds = (tokens, state, *[tokens] * (len(args) - 1), state)
     error = max(rms_error(kind(x), y) for kind, x, y in zip(kinds, results, wanted, strict=True))
     return Reference(results, "chunkwise, float32", "recurrence, float64, 1 row, 2 heads", error)
 
@@ -186,11 +191,11 @@ DELTA_RULE = Operation(
     name="delta_rule",
     axes="BTHKV",
     shapes=tuple(
-        _shape(batch, 32768 // batch, heads, size)
+        sizes(batch, 32768 // batch, heads, size)
         for heads, size in HEADS
         for batch in (16, 8, 4, 2, 1)
     ),
-    reduced_shapes=(_shape(2, 128, 2, 64),),
+    reduced_shapes=(sizes(2, 128, 2, 64),),
     modes=("forward", "forward_and_vjp"),
     make_inputs=inputs,
     implementations={
@@ -198,7 +203,7 @@ DELTA_RULE = Operation(
     },
     outputs=("output", "final_state"),
     arguments=("q", "k", "v", "beta", "initial_state"),
-    reference=reference,
+    reference=make_reference(run),
     flop=flop,
     peers={
         "pallas_save": _of_ours(implementation="pallas", residuals="save"),
@@ -212,7 +217,7 @@ DELTA_RULE = Operation(
 DELTA_RULE_VS_RECURRENT = dataclasses.replace(
     DELTA_RULE,
     name="delta_rule_vs_recurrent",
-    shapes=tuple(_shape(1, 16384, 2048 // size, size) for size in (64, 128, 256)),
+    shapes=tuple(sizes(1, 16384, 2048 // size, size) for size in (64, 128, 256)),
     peers={
         "fla_recurrent": Peer(_fla("fused_recurrent_delta_rule")),
         "triton": _of_ours(implementation="triton"),

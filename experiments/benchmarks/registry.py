@@ -7,6 +7,7 @@ from experiments.benchmarks.delta_rule import (
     DELTA_RULE_TRITON,
     DELTA_RULE_VS_RECURRENT,
 )
+from experiments.benchmarks.gated_delta_rule import GATED_DELTA_RULE
 from experiments.benchmarks.l2_norm import L2_NORM
 from experiments.benchmarks.short_conv import SHORT_CONV, SHORT_CONV_NORM, SHORT_CONV_SEGMENTS
 
@@ -16,6 +17,7 @@ OPERATIONS = {
         DELTA_RULE,
         DELTA_RULE_VS_RECURRENT,
         DELTA_RULE_TRITON,
+        GATED_DELTA_RULE,
         SHORT_CONV,
         SHORT_CONV_NORM,
         SHORT_CONV_SEGMENTS,

@@ -66,14 +66,14 @@ def _load(ref, layout=WGMMA):
     return plgpu.load(ref, layout=layout, optimized=False)
 
 
-def takes(q, do, marks) -> bool:
+def takes(q, do, marks, decays) -> bool:
     """Whether the backward pass is this kernel's: a program for every head, and enough of them.
 
     Its results have the bits of kernel_passes.py's and kernel_gradients.py's.
     """
     sizes = q.shape[-1] == do.shape[-1] == SIZE
     many = q.shape[0] * q.shape[2] > FEW_HEADS
-    return sizes and many and marks is None
+    return sizes and many and marks is None and decays is None
 
 
 class _Barriers:

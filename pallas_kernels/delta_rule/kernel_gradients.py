@@ -14,6 +14,10 @@ One program a multiprocessor goes over chunks, values in blocks of 64. Warpgroup
 warpgroup 1 dK, warpgroup 2 loads. Shared memory: stages of q, k, beta, stages of a block of
 everything else, and -dP and M, which the first two exchange. dQ and dK leave from where q and k
 were.
+
+With a decay (kernel_decay.py) there are also a token's shares in its gradient (README.md, eq. 33):
+row sums of what is in registers anyway, but that the terms of dK are then added up apart, in
+twice the registers.
 """
 
 import jax
@@ -27,6 +31,8 @@ from pallas_kernels.delta_rule.kernel_prepare import (
     CHUNK,
     WGMMA,
     add_matmul,
+    add_matmuls,
+    decay_between,
     load_row,
     lower_mask,
     matmul,
@@ -42,7 +48,7 @@ def _stages(key_size):
     """Stages of keys and of blocks of values: two of each, if shared memory holds them."""
     tile = 2 * CHUNK * 64
     keys, values = 2 * tile * (key_size // 64), tile * (3 + 2 * (key_size // 64))
-    both = 2 * (keys + values) + 2 * tile + 4096  # beta, marks
+    both = 2 * (keys + values) + 2 * tile + 8192  # beta, marks, decays
     return 2 if both <= SHARED_BYTES else 1
 
 
@@ -56,10 +62,15 @@ def gradients(
     marks: Float[Array, "B N 4 C"] | None,
     states: Float[Array, "B H N V K"],
     dstates: Float[Array, "B H N V K"],
+    decays: Float[Array, "B H N 5 C"] | None = None,
     *,
     scale: float,
-) -> tuple[Float[Array, "B T H K"], Float[Array, "B T H K"]]:
-    """dQ and dK in the inputs' dtype. `marks`: `segment_marks`, if rows have segments."""
+) -> tuple[Float[Array, "B T H K"], Float[Array, "B T H K"], Float[Array, "B H N 4 C"] | None]:
+    """dQ and dK in the inputs' dtype, and what `kernel_decay.log_decay_gradient` takes, if decays.
+
+    `marks`: `segment_marks`, if rows have segments. `decays`: `kernel_decay.decay_rows`, if states
+    decay; then K <= 128.
+    """
     batch, heads, chunks, value_size, key_size = states.shape
     dtype = q.dtype
     total = batch * heads * chunks
@@ -67,11 +78,14 @@ def gradients(
     blocks = value_size // BLOCK_V
     stages = _stages(key_size)
     square = (CHUNK, CHUNK)
+    seen = {"marks": marks, "decays": decays}
+    seen = {name: x for name, x in seen.items() if x is not None}
 
     def kernel(*refs):
         q_ref, k_ref, beta_ref, do_ref, d_ref, dv_ref, s_ref, ds_ref = refs[:8]
-        marks_ref = None if marks is None else refs[8]
-        dq_ref, dk_ref = refs[-2:]
+        seen_refs = dict(zip(seen, refs[8:], strict=False))
+        dq_ref, dk_ref, *rest = refs[8 + len(seen) :]
+        shares_ref = rest[0] if rest else None
         program = lax.axis_index("program")
         wg = lax.axis_index("wg")
         count = lax.div(total - program + programs - 1, jnp.int32(programs))
@@ -92,9 +106,28 @@ def gradients(
         def load(ref):
             return plgpu.load(ref, layout=WGMMA, optimized=False).astype(jnp.float32)
 
-        def only(x, marks_s, mark):
-            """Rows of x whose token has the mark (0 reads, 1 writes), zeros elsewhere."""
-            return jnp.where(rows(load_row(marks_s.at[mark], 0), x.shape[1]) > 0, x, 0.0)
+        def only(x, seen_s, mark):
+            """Rows of x times decays, zeros where tokens lack the mark (0 reads, 1 writes)."""
+            if "decays" in seen_s:
+                x = rows(load_row(seen_s["decays"].at[mark], 0), x.shape[1]) * x
+            if "marks" not in seen_s:
+                return x
+            return jnp.where(rows(load_row(seen_s["marks"].at[mark], 0), x.shape[1]) > 0, x, 0.0)
+
+        def triangle(x, seen_s, *, strict):
+            """The lower triangle of x within segments, times the decay between its tokens."""
+            if "decays" in seen_s:
+                x = x * decay_between(seen_s["decays"])
+            return jnp.where(lower_mask(seen_s.get("marks"), strict=strict), x, 0.0)
+
+        def row_sums(x, ref):
+            """Of x * ref, 64 columns of `ref` at a time: registers. x: columns -> values."""
+            blocks = [pl.ds(j, 64) for j in range(0, ref.shape[1], 64)]
+            return sum(jnp.sum(x(block) * load(ref.at[:, block]), axis=1) for block in blocks)
+
+        def products(x, ref):
+            """Row sums of x * ref; x in registers."""
+            return row_sums(lambda at: x[:, at.start : at.start + at.size], ref)
 
         def scoped(
             keys, values, minus_dp_s, m_s, keys_full, keys_empty, values_full, values_empty, meet
@@ -111,7 +144,8 @@ def gradients(
                 def _(i):
                     slot = lax.rem(i, jnp.int32(stages))
                     plgpu.barrier_wait(keys_full.at[slot])
-                    body(i, place(i), *(None if x is None else x.at[slot] for x in keys))
+                    q_s, k_s, beta_s, *rest = (x.at[slot] for x in keys)
+                    body(i, place(i), q_s, k_s, beta_s, dict(zip(seen, rest, strict=True)))
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                     plgpu.barrier_arrive(keys_empty.at[slot])
 
@@ -131,24 +165,30 @@ def gradients(
             def _queries():
                 plgpu.set_max_registers(240, action="increase")
 
-                def chunk(i, where, q_s, k_s, beta_s, marks_s):
+                def chunk(i, where, q_s, k_s, beta_s, seen_s):
                     b, h, n, tokens = where
 
                     def block(sums, do_s, d_s, dv_s, s_s, ds_s):
-                        dp, dq = (None, None) if sums is None else sums
+                        dp, dq, *kept = (None, None) if sums is None else sums
                         dp = add(dp, square, (do_s, d_s.T))
-                        return dp, add(dq, (CHUNK, key_size), (do_s, s_s))
+                        if decays is not None:
+                            more = row_sums(lambda at: load(s_s.at[:, at]), ds_s)
+                            kept = [kept[0] + more if kept else more]
+                        return dp, add(dq, (CHUNK, key_size), (do_s, s_s)), *kept
 
-                    dp, dq = each_block(i, block)
+                    dp, dq, *kept = each_block(i, block)
                     beta = columns(load_row(beta_s, 1))
-                    dp = jnp.where(lower_mask(marks_s, strict=False), scale * beta * dp, 0.0)
+                    dp = triangle(scale * beta * dp, seen_s, strict=False)
                     minus_dp_s[...] = (-dp).astype(dtype)
                     plgpu.commit_smem()
                     exchange()
                     dq = scale * dq
-                    if marks is not None:
-                        dq = only(dq, marks_s, 0)
+                    if seen:
+                        dq = only(dq, seen_s, 0)
                     dq = add_matmul(dq, (dp.astype(dtype), k_s))
+                    if decays is not None:
+                        shares_ref[b, h, n, 0] = products(dq, q_s)
+                        shares_ref[b, h, n, 3] = scale * kept[0]
                     exchange()
                     q_s[...] = dq.astype(dtype)
                     plgpu.commit_smem()
@@ -161,27 +201,38 @@ def gradients(
             def _keys():
                 plgpu.set_max_registers(240, action="increase")
 
-                def chunk(i, where, q_s, k_s, beta_s, marks_s):
+                def chunk(i, where, q_s, k_s, beta_s, seen_s):
                     b, h, n, tokens = where
                     factor = rows(-scale * load_row(beta_s, 0), BLOCK_V)
+                    wide = (CHUNK, key_size)
 
                     def block(sums, do_s, d_s, dv_s, s_s, ds_s):
-                        m, dk = (None, None) if sums is None else sums
+                        m, dk, *written = (None, None) if sums is None else sums
                         m = add(m, square, (dv_s, d_s.T))
                         dv, minus_u = dv_s, factor * load(d_s)
-                        if marks is not None:
-                            dv = only(load(dv_s), marks_s, 0).astype(dtype)
-                            minus_u = only(minus_u, marks_s, 1)
+                        if seen:
+                            dv = only(load(dv_s), seen_s, 0).astype(dtype)
+                            minus_u = only(minus_u, seen_s, 1)
                         pairs = (dv, s_s), (minus_u.astype(dtype), ds_s)
-                        return m, add(dk, (CHUNK, key_size), *pairs)
+                        if decays is None:
+                            return m, add(dk, wide, *pairs)
+                        read, write = pairs
+                        return m, add(dk, wide, read), add(*(written or [None]), wide, write)
 
-                    m, dk = each_block(i, block)
+                    m, dk, *written = each_block(i, block)
                     beta = columns(load_row(beta_s, 1))
-                    m = jnp.where(lower_mask(marks_s, strict=True), beta * m, 0.0).astype(dtype)
+                    m = triangle(beta * m, seen_s, strict=True).astype(dtype)
                     m_s[...] = m
                     plgpu.commit_smem()
                     exchange()
-                    dk = add_matmul(dk, (m, k_s), (m_s.T, k_s), (minus_dp_s.T, q_s))
+                    read, *writes = (m, k_s), (m_s.T, k_s), (minus_dp_s.T, q_s)
+                    if decays is None:
+                        dk = add_matmul(dk, read, *writes)
+                    else:
+                        shares_ref[b, h, n, 2] = -products(*written, k_s)
+                        dk, written = add_matmuls((dk, read), (*written, *writes))
+                        shares_ref[b, h, n, 1] = products(written - dk, k_s)
+                        dk = dk + written
                     exchange()
                     k_s[...] = (-dk).astype(dtype)
                     plgpu.commit_smem()
@@ -207,11 +258,13 @@ def gradients(
                         q_ref.at[b, tokens, h],
                         k_ref.at[b, tokens, h],
                         beta_ref.at[b, h, tokens],
-                        None if marks is None else marks_ref.at[b, n],
                     ]
+                    if marks is not None:
+                        sources.append(seen_refs["marks"].at[b, n])
+                    if decays is not None:
+                        sources.append(seen_refs["decays"].at[b, h, n])
                     for source, tile in zip(sources, keys, strict=True):
-                        if tile is not None:
-                            plgpu.copy_gmem_to_smem(source, tile.at[slot], keys_full.at[slot])
+                        plgpu.copy_gmem_to_smem(source, tile.at[slot], keys_full.at[slot])
                     for block in range(blocks):
                         stage = stage_of(i, block)
 
@@ -228,14 +281,14 @@ def gradients(
         keys_tile = smem((stages, CHUNK, key_size), dtype)
         values_tile = smem((stages, CHUNK, BLOCK_V), dtype)
         state_tile = smem((stages, BLOCK_V, key_size), dtype)
-        marks_tile = None if marks is None else plgpu.SMEM((stages, 4, CHUNK), jnp.float32)
+        seen_tiles = [plgpu.SMEM((stages, *x.shape[-2:]), jnp.float32) for x in seen.values()]
         pl.run_scoped(
             scoped,
-            [keys_tile, keys_tile, plgpu.SMEM((stages, CHUNK), jnp.float32), marks_tile],
+            [keys_tile, keys_tile, plgpu.SMEM((stages, CHUNK), jnp.float32), *seen_tiles],
             [values_tile] * 3 + [state_tile] * 2,
             smem(square, dtype),
             smem(square, dtype),
-            plgpu.Barrier(num_arrivals=3 + (marks is not None), num_barriers=stages),
+            plgpu.Barrier(num_arrivals=3 + len(seen), num_barriers=stages),
             plgpu.Barrier(num_arrivals=2, num_barriers=stages),
             plgpu.Barrier(num_arrivals=5, num_barriers=stages),
             plgpu.Barrier(num_arrivals=2, num_barriers=stages),
@@ -243,11 +296,15 @@ def gradients(
             collective_axes="wg",
         )
 
-    return plgpu.kernel(
+    out_type = [jax.ShapeDtypeStruct(x.shape, dtype) for x in (q, k)]
+    if decays is not None:
+        out_type.append(jax.ShapeDtypeStruct((*decays.shape[:3], 4, CHUNK), jnp.float32))
+    dq, dk, *shares = plgpu.kernel(
         kernel,
-        out_type=(jax.ShapeDtypeStruct(q.shape, dtype), jax.ShapeDtypeStruct(k.shape, dtype)),
+        out_type=tuple(out_type),
         grid=(programs,),
         grid_names=("program",),
         num_threads=3,
         thread_name="wg",
-    )(q, k, beta, do, d, dv, states, dstates, *(() if marks is None else (marks,)))
+    )(q, k, beta, do, d, dv, states, dstates, *seen.values())
+    return dq, dk, *(shares or [None])

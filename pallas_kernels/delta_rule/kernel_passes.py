@@ -16,7 +16,8 @@ The reverse pass runs in units of `scale` (it sees O / scale): neither Q nor dO 
 by it; what it stores for others but dS is multiplied.
 
 Segments: tokens that do not see the incoming state have reads = 0, those that do not reach the
-outgoing one writes = 0, and the state crosses the chunk only where keeps = 1.
+outgoing one writes = 0, and the state crosses the chunk only where keeps = 1. A decay
+(kernel_decay.py) multiplies by other numbers in the same three places.
 """
 
 import functools
@@ -60,7 +61,10 @@ def _beta(tiles):
 
 
 def _only(x, tiles, mark):
-    """x [64, C] where a token has the mark (0 reads, 1 writes), else 0; all of x without marks."""
+    """x [64, C] where a token has the mark (0 reads, 1 writes), else 0; all of x without marks.
+    Times the token's decay, from the chunk's start or to its end."""
+    if "decays" in tiles:
+        x = x * _columns(load_row(tiles["decays"].at[mark], 1))
     if "marks" not in tiles:
         return x
     return jnp.where(_columns(load_row(tiles["marks"].at[mark], 1)) > 0, x, 0.0)
@@ -68,6 +72,9 @@ def _only(x, tiles, mark):
 
 def _pass_on(carry, tiles):
     """What of the carried matrix crosses the chunk."""
+    if "decays" in tiles:
+        crosses = load_row(tiles["decays"].at[2], 0)
+        carry = carry * lax.broadcast_in_dim(crosses, carry.shape, (0,))
     if "marks" not in tiles:
         return carry
     keeps = lax.broadcast_in_dim(load_row(tiles["marks"].at[2], 0), carry.shape, (0,))
@@ -99,14 +106,15 @@ def _errors(tiles, read, inside, dtype):
     return d, d * beta
 
 
-def _operands(beta, tiles, marks, **arrays):
+def _operands(beta, tiles, marks, decays, **arrays):
     """Operands of `serial_kernel`; `tiles` maps names to tiles, as `arrays` does to arrays."""
     operands = {
         name: (x, "values" if name in ("v", "do", "d") else "keys") for name, x in arrays.items()
     }
     operands |= {name: (x, "tiles") for name, x in tiles.items()}
     operands["beta"] = (beta, "row")
-    return operands if marks is None else operands | {"marks": (marks, "marks")}
+    seen = {"marks": (marks, "marks"), "decays": (decays, "decays")}
+    return operands | {name: x for name, x in seen.items() if x[0] is not None}
 
 
 def _used(tiles: Tiles | None, split, *names):
@@ -144,11 +152,11 @@ def _made(save: bool) -> tuple[str, ...]:
     return tile_names(split)
 
 
-def makes_tiles(q, v, beta, marks, *, save: bool) -> bool:
+def makes_tiles(q, v, beta, marks, decays, *, save: bool) -> bool:
     """Whether the forward pass can make tiles on its way: the state must leave it the room."""
     if q.shape[-1] > WIDE:
         return False
-    operands = _operands(beta, {}, marks, q=q, k=q, v=v)
+    operands = _operands(beta, {}, marks, decays, q=q, k=q, v=v)
     types = _forward_types(q, v, beta.shape[-1] // CHUNK, _made(save), True, save)
     count = warpgroups_of(v.shape[-1])
     return kernel_serial.plan(operands, types, count, _made(save)) is not None
@@ -161,6 +169,7 @@ def forward(
     beta: Float[Array, "B H T2"],
     tiles: Tiles | None,
     marks: Float[Array, "B N 4 C"] | None,
+    decays: Float[Array, "B H N 5 C"] | None,
     initial_state: Float[Array, "B H K V"],
     *,
     scale: float,
@@ -172,11 +181,13 @@ def forward(
     Args:
         tiles: from `prepare`, or None: made here.
         marks: `segment_marks`, if rows have segments.
+        decays: `kernel_decay.decay_rows`, if the state decays.
         outputs: compute outputs.
         save: keep what the backward pass wants: D, the states and, if made here, tiles.
     """
     dtype = v.dtype
     made = _made(save) if tiles is None else ()
+    all_written = marks is None and decays is None
 
     def body(tiles, carry, inside, store):
         columns = [tiles["k"].T] + ([tiles["q"].T] if outputs else [])
@@ -186,7 +197,7 @@ def forward(
             store("states", state)
         d, u = _errors(tiles, read, inside, dtype)
         written = u.astype(dtype)
-        writes = written if marks is None else _only(u, tiles, 1).astype(dtype)
+        writes = written if all_written else _only(u, tiles, 1).astype(dtype)
         sums = [(_pass_on(carry, tiles), (writes, tiles["k"]))]
         if outputs:
             sums.append((_only(output[0], tiles, 0), (written, tiles["scores"].T)))
@@ -203,7 +214,7 @@ def forward(
     types = _forward_types(q, v, beta.shape[-1] // CHUNK, made, outputs, save)
     stored, final_state = serial_kernel(
         body,
-        _operands(beta, used, marks, k=k, v=v, **arrays),
+        _operands(beta, used, marks, decays, k=k, v=v, **arrays),
         initial_state,
         types,
         warpgroups=1 if _few(q) else warpgroups_of(v.shape[-1]),
@@ -224,6 +235,7 @@ def transition(
     beta: Float[Array, "B H T2"],
     tiles: Tiles,
     marks: Float[Array, "B N 4 C"] | None,
+    decays: Float[Array, "B H N 5 C"] | None,
 ) -> tuple[Float[Array, "B H K K"], Float[Array, "B H K V"]]:
     """M and R such that the state after the last token is M S + R, for any initial state S.
 
@@ -244,9 +256,10 @@ def transition(
         # The copy engine's descriptor drops an axis of one tile, and with it what is past its end.
         v = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, BLOCK_V)))
     start = jnp.eye(key_size, value_size + key_size, k=value_size, dtype=jnp.float32)
+    used = _used(tiles, kernel_prepare.SPLIT_FORWARD, "correction")
     _, final = serial_kernel(
         body,
-        _operands(beta, _used(tiles, kernel_prepare.SPLIT_FORWARD, "correction"), marks, k=k, v=v),
+        _operands(beta, used, marks, decays, k=k, v=v),
         jnp.broadcast_to(start, (batch, heads, *start.shape)),
         {},
         warpgroups=warpgroups_of(value_size + key_size),
@@ -271,6 +284,7 @@ def cotangents(
     beta: Float[Array, "B H T2"],
     tiles: Tiles,
     marks: Float[Array, "B N 4 C"] | None,
+    decays: Float[Array, "B H N 5 C"] | None,
     dfinal_state: Float[Array, "B H K V"],
     *,
     scale: float,
@@ -286,7 +300,7 @@ def cotangents(
         (du,), dstate = round_and_multiply(
             carry, dtype, tiles["k"].T, each=keep, split=kernel_prepare.SPLIT_COTANGENT
         )
-        if marks is not None:
+        if not (marks is None and decays is None):
             do_reads = plgpu.load(do_t, layout=WGMMA, optimized=False).astype(jnp.float32)
             do_reads = _only(do_reads, tiles, 0).astype(dtype)
         du = add_matmul(_only(du, tiles, 1), (do_t, tiles["scores"]))
@@ -319,7 +333,7 @@ def cotangents(
     used = _used(tiles, kernel_prepare.SPLIT_REVERSE, "correction", "scores")
     stored, dinitial_state = serial_kernel(
         body,
-        _operands(beta, used, marks, **arrays),
+        _operands(beta, used, marks, decays, **arrays),
         dfinal_state,
         types,
         warpgroups=1 if _few(q) else warpgroups_of(value_size),

@@ -33,7 +33,7 @@ def shared_bytes(operands, out_types, warpgroups, stages, made) -> int:
     block = warpgroups * BLOCK_V
 
     def loaded(x, kind):
-        rows = {"row": 1, "marks": 4}.get(kind)
+        rows = {"row": 1, "marks": 4, "decays": 5}.get(kind)
         if rows:
             return rows * CHUNK * x.dtype.itemsize
         return CHUNK * (block if kind == "values" else x.shape[-1]) * x.dtype.itemsize
@@ -79,7 +79,7 @@ def serial_kernel(
             shared-memory refs, store(name, array[, columns]) stores one of `out_types`.
         operands: name -> (array, kind); kind "keys" for [B, T, H, K], "values" for
             [B, T, H, V], "tiles" for [B, H, N, C, C], "row" for [B, H, T2], "marks" for
-            [B, N, 4, C].
+            [B, N, 4, C], "decays" for [B, H, N, 5, C].
         carry_in: [B, H, K, V] float32.
         out_types: name -> (ShapeDtypeStruct, kind); kind "values" (the body's array is [64, C] and
             is stored transposed), "states" ([B, H, N, V, K]), "sums" ([B, H, V / 16, T2]; the
@@ -125,7 +125,7 @@ def serial_kernel(
             if kind == "sums":
                 first = lax.div(values.start, jnp.int32(BLOCK_V // SUMS))
                 return ref.at[b, h, pl.ds(first, SUMS), tokens]
-            if kind == "tiles":
+            if kind in ("tiles", "decays"):
                 return ref.at[b, h, n]
             if kind == "states":
                 return ref.at[b, h, n, values]
@@ -217,7 +217,8 @@ def serial_kernel(
                     here = {name: ref.at[slot] for name, ref in tiles.items()}
                     beta_C = load_row(here["beta"], 1)
                     out = {name: ref.at[made_slot] for name, ref in made_tiles.items()}
-                    make_tiles(here["q"], here["k"], beta_C, here.get("marks"), split_s, out)
+                    marks, decays = here.get("marks"), here.get("decays")
+                    make_tiles(here["q"], here["k"], beta_C, marks, decays, split_s, out)
                     plgpu.commit_smem()
                     plgpu.barrier_arrive(made_full.at[made_slot])
 
@@ -231,8 +232,8 @@ def serial_kernel(
                 plgpu.wait_smem_to_gmem(0)
 
         def tile(x, kind):
-            if kind in ("row", "marks"):
-                rows = () if kind == "row" else (4,)
+            if kind in ("row", "marks", "decays"):
+                rows = () if kind == "row" else x.shape[-2:-1]
                 return plgpu.SMEM((stages, *rows, CHUNK), x.dtype)
             return smem((stages, CHUNK, block if kind == "values" else x.shape[-1]), x.dtype)
 

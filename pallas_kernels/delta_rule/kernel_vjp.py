@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels._common import chunking, names
 from pallas_kernels.delta_rule import (
     kernel_backward,
+    kernel_decay,
     kernel_gradients,
     kernel_passes,
     kernel_prepare,
@@ -88,7 +89,7 @@ class _Options(NamedTuple):
 class _Residuals(NamedTuple):
     """What the backward pass is computed from."""
 
-    inputs: tuple  # q, k, v, beta
+    inputs: tuple  # q, k, v, beta, g
     marks: jax.Array | None
     tiles: kernel_prepare.Tiles | None
     transitions: jax.Array | None  # of every piece
@@ -97,33 +98,35 @@ class _Residuals(NamedTuple):
 
 
 def _cut_inputs(inputs, pieces):
-    q, k, v, beta = inputs
-    return *(_cut(x, pieces) for x in (q, k, v)), _pad_beta(_cut(beta, pieces))
+    """q, k, v and beta of pieces; decays."""
+    q, k, v, beta, g = inputs
+    cut = *(_cut(x, pieces) for x in (q, k, v)), _pad_beta(_cut(beta, pieces))
+    return cut, None if g is None else kernel_decay.decay_rows(_cut(g, pieces))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _delta_rule(q, k, v, beta, initial_state, segments, options):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
+def _delta_rule(q, k, v, beta, g, initial_state, segments, options):
     options = options._replace(save=False)
-    return _forward(q, k, v, beta, initial_state, segments, options)[0]
+    return _forward(q, k, v, beta, g, initial_state, segments, options)[0]
 
 
-def _forward(q, k, v, beta, initial_state, segments, options):
-    inputs = q, k, v, beta
-    cut = _cut_inputs(inputs, options.pieces)
+def _forward(q, k, v, beta, g, initial_state, segments, options):
+    inputs = q, k, v, beta, g
+    cut, decays = _cut_inputs(inputs, options.pieces)
     marks = None
     if segments is not None:
         marks = _cut(kernel_prepare.segment_marks(segments), options.pieces)
     tiles = None
     few = cut[0].shape[0] * q.shape[2] <= FEW_HEADS
-    on_the_way = kernel_passes.makes_tiles(cut[0], *cut[2:], marks, save=options.save)
+    on_the_way = kernel_passes.makes_tiles(cut[0], *cut[2:], marks, decays, save=options.save)
     if few or options.pieces > 1 or not on_the_way:
-        tiles = kernel_prepare.prepare(cut[0], cut[1], cut[3], marks)
+        tiles = kernel_prepare.prepare(cut[0], cut[1], cut[3], marks, decays)
     transitions, states = None, initial_state
     if options.pieces > 1:
-        transitions, additions = kernel_passes.transition(*cut[1:], tiles, marks)
+        transitions, additions = kernel_passes.transition(*cut[1:], tiles, marks, decays)
         states = _through_pieces(transitions, additions, initial_state)
     forward = kernel_passes.forward(
-        *cut, tiles, marks, states, scale=options.scale, save=options.save
+        *cut, tiles, marks, decays, states, scale=options.scale, save=options.save
     )
     # Of every row, the state after its last piece.
     final_state = forward.final_state.reshape(q.shape[0], -1, *initial_state.shape[1:])[:, -1]
@@ -140,34 +143,46 @@ def _backward(options, residuals, cotangents):
     inputs, marks, tiles, transitions, states, forward = residuals
     do, dfinal_state = cotangents
     scale, pieces, _ = options
-    q, k, v, beta = _cut_inputs(inputs, pieces)
+    (q, k, v, beta), decays = _cut_inputs(inputs, pieces)
     do = _cut(do, pieces)
     dstates = dfinal_state
     if forward is None:
         forward = kernel_passes.forward(
-            q, k, v, beta, tiles, marks, states, scale=scale, outputs=False, save=True
+            q, k, v, beta, tiles, marks, decays, states, scale=scale, outputs=False, save=True
         )
     reverse = functools.partial(
-        kernel_passes.cotangents, q, k, do, beta=beta, tiles=forward.tiles, marks=marks, scale=scale
+        kernel_passes.cotangents,
+        q,
+        k,
+        do,
+        beta=beta,
+        tiles=forward.tiles,
+        marks=marks,
+        decays=decays,
+        scale=scale,
     )
     if pieces > 1:
         nothing = jnp.zeros((q.shape[0], *dfinal_state.shape[1:]), jnp.float32)
         additions = reverse(d=None, dfinal_state=nothing).dinitial_state
         dstates = _through_pieces(transitions, additions, dstates, reverse=True)
-    if kernel_backward.takes(q, do, marks):
+    dg = None
+    if kernel_backward.takes(q, do, marks, decays):
         dq, dk, dv, dbeta, dinitial_state = kernel_backward.backward(
             q, k, do, beta, forward.d, forward.states, forward.tiles, dstates, scale=scale
         )
     else:
         dv, dbeta, dstates, dinitial_state = reverse(d=forward.d, dfinal_state=dstates)
-        dq, dk = kernel_gradients.gradients(
-            q, k, beta, do, forward.d, dv, marks, forward.states, dstates, scale=scale
+        dq, dk, shares = kernel_gradients.gradients(
+            q, k, beta, do, forward.d, dv, marks, forward.states, dstates, decays, scale=scale
         )
+        if decays is not None:
+            dg = kernel_decay.log_decay_gradient(shares, decays, marks, q.shape[1])
+            dg = dg.reshape(inputs[4].shape)
     dq, dk, dv = (x.reshape(y.shape) for x, y in zip((dq, dk, dv), inputs, strict=False))
     dbeta = jnp.swapaxes(dbeta, 1, 2)[:, : q.shape[1]]
     dbeta = dbeta.reshape(inputs[3].shape).astype(inputs[3].dtype)
     dinitial_state = dinitial_state.reshape(-1, pieces, *dfinal_state.shape[1:])[:, 0]
-    return dq, dk, dv, dbeta, dinitial_state, None
+    return dq, dk, dv, dbeta, dg, dinitial_state, None
 
 
 _delta_rule.defvjp(_forward, _backward)
@@ -185,8 +200,12 @@ def delta_rule_kernels(
     chunk_size: int,
     sequence_pieces: int | None = None,
     residuals: str = "recompute",
+    g: Float[Array, "B T H"] | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """The delta rule on a Hopper GPU; what it takes, kernel_support.py says."""
+    """The delta rule on a Hopper GPU; what it takes, kernel_support.py says.
+
+    With log decays g, float32, in [kernel_decay.ERASES, 0], the gated one; then K <= 128.
+    """
     del chunk_size  # these kernels' chunks have 64 tokens
     if 0 in v.shape or 0 in q.shape:
         return jnp.zeros_like(v), initial_state
@@ -199,9 +218,10 @@ def delta_rule_kernels(
     q, k = (chunking.pad_axes(x, {1: even, 3: wide_key}) for x in (q, k))
     v, beta = chunking.pad_axes(v, {1: even, 3: wide_value}), chunking.pad_axes(beta, {1: even})
     initial_state = chunking.pad_axes(initial_state, {2: wide_key, 3: wide_value})
+    g = None if g is None else chunking.pad_axes(g, {1: even})
     if segments is not None:
         segments = jnp.pad(segments, ((0, 0), (0, even - length)), mode="edge")
     pieces = _pieces(even, *q.shape[2:]) if sequence_pieces is None else sequence_pieces
     options = _Options(scale, pieces, saves(residuals, key_size))
-    output, final_state = _delta_rule(q, k, v, beta, initial_state, segments, options)
+    output, final_state = _delta_rule(q, k, v, beta, g, initial_state, segments, options)
     return output[:, :length, :, :value_size], final_state[:, :, :key_size, :value_size]

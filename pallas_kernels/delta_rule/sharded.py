@@ -1,16 +1,16 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The delta rule over a mesh: rows and heads side by side, a row's pieces one after another.
+"""The delta rules over a mesh: rows and heads side by side, a row's pieces one after another.
 
 Rows and heads are independent. A sequence is not; but what a piece does to the state that enters
 it is affine and exact (README.md, "Pieces"): S -> M S + R. Each device finds M and R of its piece,
 all devices exchange them (K (K + V) numbers a head, whatever the length), every device knows its
 true incoming state and runs its piece from there. For cotangents the same with M^T. So outputs,
-states and gradients are those of one device; nothing is truncated.
+states and gradients are those of one device; nothing is truncated. A decay changes M and R only.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,38 @@ def delta_rule_sharded(
     Cost: with `sequence`, one more pass over k, v, beta forward (for M and R) and one more reverse
         pass backward, per device over T / pieces tokens.
     """
+    return spread(
+        delta_rule,
+        q,
+        k,
+        v,
+        (beta,),
+        mesh=mesh,
+        rows=rows,
+        sequence=sequence,
+        heads=heads,
+        initial_state=initial_state,
+        segment_ids=segment_ids,
+        **options,
+    )
+
+
+def spread(
+    operator: Callable[..., DeltaRuleOutput],
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T H K"],
+    v: Float[Array, "B T H V"],
+    controls: Sequence[Float[Array, "B T H ..."]],
+    *,
+    mesh: jax.sharding.AbstractMesh | jax.sharding.Mesh,
+    rows: Sequence[str] = (),
+    sequence: str | None = None,
+    heads: Sequence[str] = (),
+    initial_state: Float[Array, "B H K V"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
+    **options,
+) -> DeltaRuleOutput:
+    """`operator`, a delta rule that takes q, k, v, *controls, as `delta_rule_sharded` says."""
     ways = {"B": _size(mesh, rows), "T": _size(mesh, [sequence] * bool(sequence))}
     ways["H"] = _size(mesh, heads)
     for axis, size in zip("BTH", q.shape, strict=False):
@@ -60,9 +92,9 @@ def delta_rule_sharded(
     if initial_state is None:
         shape = (q.shape[0], q.shape[2], q.shape[3], v.shape[3])
         initial_state = jnp.zeros(shape, jnp.promote_types(q.dtype, jnp.float32))
-    run = functools.partial(_local, options)
+    run = functools.partial(_local, functools.partial(operator, **options))
     specs = _Specs(rows, sequence, heads)
-    args = (q, k, v, beta, initial_state, segment_ids)
+    args = (q, k, v, controls, initial_state, segment_ids)
     if ways["T"] == 1:
         on_mesh = _shard_map(run, mesh, specs.inputs(segment_ids), specs.outputs())
         return DeltaRuleOutput(*on_mesh(*args))
@@ -76,8 +108,8 @@ def _size(mesh, axes) -> int:
     return size
 
 
-def _local(options, q, k, v, beta, state, segment_ids):
-    return tuple(delta_rule(q, k, v, beta, initial_state=state, segment_ids=segment_ids, **options))
+def _local(operator, q, k, v, controls, state, segment_ids):
+    return tuple(operator(q, k, v, *controls, initial_state=state, segment_ids=segment_ids))
 
 
 class _Specs:
@@ -111,7 +143,7 @@ def _follow_on(segment_ids, axis):
     return follows[:, None, None, None]
 
 
-def _map_of_piece(run, k, v, beta, segment_ids):
+def _map_of_piece(run, k, v, controls, segment_ids):
     """M [B, H, K, K] and R [B, H, K, V] of this device's piece."""
     batch, _, heads, key_size = k.shape
     value_size = v.shape[-1]
@@ -120,7 +152,7 @@ def _map_of_piece(run, k, v, beta, segment_ids):
     start = start.astype(jnp.promote_types(k.dtype, jnp.float32))
     start = jnp.broadcast_to(start, (batch, heads, *start.shape))
     values = jnp.pad(v, ((0, 0), (0, 0), (0, 0), (0, key_size)))
-    _, final = run(k, k, values, beta, start, segment_ids)
+    _, final = run(k, k, values, controls, start, segment_ids)
     return final[..., value_size:], final[..., :value_size]
 
 
@@ -145,36 +177,36 @@ def _combine(maps, additions, state, axis, *, reverse=False):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _pieces(run, mesh, specs, q, k, v, beta, initial_state, segment_ids):
-    return _forward(run, mesh, specs, q, k, v, beta, initial_state, segment_ids)[0]
+def _pieces(run, mesh, specs, q, k, v, controls, initial_state, segment_ids):
+    return _forward(run, mesh, specs, q, k, v, controls, initial_state, segment_ids)[0]
 
 
-def _forward(run, mesh, specs, q, k, v, beta, initial_state, segment_ids):
+def _forward(run, mesh, specs, q, k, v, controls, initial_state, segment_ids):
     axis = specs.sequence
 
-    def local(q, k, v, beta, state, ids):
-        m, r = _map_of_piece(run, k, v, beta, ids)
+    def local(q, k, v, controls, state, ids):
+        m, r = _map_of_piece(run, k, v, controls, ids)
         if ids is not None:  # a piece that starts a segment forgets what enters
             m = jnp.where(_follow_on(ids, axis), m, 0)
         entering, final = _combine(m, r, state, axis)
         if ids is not None:
             entering = jnp.where(_follow_on(ids, axis), entering, 0)
-        output, _ = run(q, k, v, beta, entering, ids)
+        output, _ = run(q, k, v, controls, entering, ids)
         return output, final, m[None], entering[None]
 
-    args = (q, k, v, beta, initial_state, segment_ids)
+    args = (q, k, v, controls, initial_state, segment_ids)
     out_specs = (*specs.outputs(), specs.piece_state, specs.piece_state)
     on_mesh = _shard_map(local, mesh, specs.inputs(segment_ids), out_specs)
     output, final_state, maps, entering = on_mesh(*args)
-    return (output, final_state), ((q, k, v, beta, segment_ids), maps, entering)
+    return (output, final_state), ((q, k, v, controls, segment_ids), maps, entering)
 
 
 def _backward(run, mesh, specs, residuals, cotangents):
-    (q, k, v, beta, segment_ids), maps, entering = residuals
+    (q, k, v, controls, segment_ids), maps, entering = residuals
     axis = specs.sequence
 
-    def local(q, k, v, beta, ids, m, entering, do, dfinal):
-        _, vjp = jax.vjp(lambda *args: run(*args, ids), q, k, v, beta, entering[0])
+    def local(q, k, v, controls, ids, m, entering, do, dfinal):
+        _, vjp = jax.vjp(lambda *args: run(*args, ids), q, k, v, controls, entering[0])
         additions = vjp((do, jnp.zeros_like(dfinal)))[4]
         if ids is not None:
             additions = jnp.where(_follow_on(ids, axis), additions, 0)
@@ -186,7 +218,7 @@ def _backward(run, mesh, specs, residuals, cotangents):
     ids = None if segment_ids is None else specs.ids
     in_specs = (*(tokens,) * 4, ids, *(specs.piece_state,) * 2, tokens, specs.state)
     on_mesh = _shard_map(local, mesh, in_specs, (*(tokens,) * 4, specs.state))
-    gradients = on_mesh(q, k, v, beta, segment_ids, maps, entering, *cotangents)
+    gradients = on_mesh(q, k, v, controls, segment_ids, maps, entering, *cotangents)
     return *gradients, None
 
 

@@ -188,7 +188,10 @@ def test_kernels_keep_for_every_step_of_a_token_and_nothing_where_there_are_none
     product = MIXERS["delta_product"].replace(num_householder=3, residuals="save")
     kept = delta_net.kernel_residual_bytes(16, 2, 3 * 64, False)
     assert kept > 0 and product.kernel_residual_bytes(16, 2, 64, False) == kept
-    assert MIXERS["gated_delta_net"].kernel_residual_bytes(16, 2, 64, False) == 0
+    gated = MIXERS["gated_delta_net"].replace(residuals="save")
+    assert gated.kernel_residual_bytes(16, 2, 64, False) > 0
+    assert gated.replace(head_k_dim=192).kernel_residual_bytes(16, 2, 64, False) == 0
+    assert MIXERS["kda"].kernel_residual_bytes(16, 2, 64, False) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The delta rule over a mesh of eight devices against one device."""
+"""The delta rules over a mesh of eight devices against one device."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
-from pallas_kernels import delta_rule
-from pallas_kernels.delta_rule.sharded import delta_rule_sharded
+from pallas_kernels import (
+    delta_rule,
+    delta_rule_sharded,
+    gated_delta_rule,
+    gated_delta_rule_sharded,
+)
 from tests.helpers.compare import assert_close
 
 NAMES = ("output", "final_state", "dq", "dk", "dv", "dbeta", "dinitial_state")
+GATED_NAMES = (*NAMES[:5], "dg", *NAMES[5:])
 
 
 def make_inputs(batch=2, length=64, heads=2, key_size=8, value_size=5):
@@ -47,23 +52,33 @@ def outputs_and_gradients(run, args, cotangents):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "with_segments"),
-    [((1, 4, 2), True), ((2, 4, 1), False), ((2, 1, 2), True)],
-    ids=["pieces_and_heads", "rows_and_pieces", "rows_and_heads"],
+    ("sizes", "with_segments", "gated"),
+    [
+        ((1, 4, 2), True, False),
+        ((2, 4, 1), False, False),
+        ((2, 1, 2), True, False),
+        ((1, 4, 2), True, True),
+    ],
+    ids=["pieces_and_heads", "rows_and_pieces", "rows_and_heads", "gated"],
 )
-def test_equals_one_device(sizes, with_segments):
+def test_equals_one_device(sizes, with_segments, gated):
     args, cotangents = make_inputs()
+    operator, operator_sharded, names = delta_rule, delta_rule_sharded, NAMES
+    if gated:
+        operator, operator_sharded = gated_delta_rule, gated_delta_rule_sharded
+        names = GATED_NAMES
+        args = *args[:3], jnp.log(jax.random.uniform(jax.random.key(8), args[3].shape)), *args[3:]
     ids = segments() if with_segments else None
     devices = jax.devices()[: sizes[0] * sizes[1] * sizes[2]]
     mesh = jax.make_mesh(sizes, ("b", "t", "h"), (AxisType.Auto,) * 3, devices=devices)
 
     def whole(*args):
         *tokens, state = args
-        return delta_rule(*tokens, initial_state=state, segment_ids=ids, chunk_size=16)
+        return operator(*tokens, initial_state=state, segment_ids=ids, chunk_size=16)
 
     def sharded(*args):
         *tokens, state = args
-        return delta_rule_sharded(
+        return operator_sharded(
             *tokens,
             mesh=mesh,
             rows=["b"],
@@ -76,7 +91,7 @@ def test_equals_one_device(sizes, with_segments):
 
     wanted = outputs_and_gradients(whole, args, cotangents)
     got = outputs_and_gradients(sharded, args, cotangents)
-    for name, x, reference in zip(NAMES, got, wanted, strict=True):
+    for name, x, reference in zip(names, got, wanted, strict=True):
         assert_close(name, x, reference, 1e-6)
 
 
