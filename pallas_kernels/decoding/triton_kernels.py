@@ -12,6 +12,8 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+L2_EPS = tl.constexpr(1e-6)
+
 
 @triton.jit
 @no_type_check
@@ -88,7 +90,7 @@ def _shifted(new, tail, new_tail, row, channels, CHANNELS: tl.constexpr, W: tl.c
 @no_type_check
 def delta_net_kernel(
     projected, tail_q, tail_k, tail_v, taps_q, taps_k, taps_v, norm_scale, state,
-    scale, beta_scale, norm_eps, l2_eps,
+    scale, beta_scale, norm_eps,
     output, new_tail_q, new_tail_k, new_tail_v, new_state,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
     Q_AT: tl.constexpr, K_AT: tl.constexpr, V_AT: tl.constexpr, BETA_AT: tl.constexpr,
@@ -106,8 +108,8 @@ def delta_net_kernel(
     q = _convolved(q_new, tail_q, taps_q, row, head * K + keys, H * K, W)
     k = _convolved(k_new, tail_k, taps_k, row, head * K + keys, H * K, W)
     v = _convolved(v_new, tail_v, taps_v, row, head * V + values, H * V, W)
-    q *= tl.rsqrt(tl.sum(q * q, axis=0) + l2_eps)
-    k *= tl.rsqrt(tl.sum(k * k, axis=0) + l2_eps)
+    q *= tl.rsqrt(tl.sum(q * q, axis=0) + L2_EPS)
+    k *= tl.rsqrt(tl.sum(k * k, axis=0) + L2_EPS)
     error = v - tl.sum(k[:, None] * memory, axis=0)
     memory += k[:, None] * (beta * error)[None, :]
     tl.store(new_state + places, memory)

@@ -97,19 +97,33 @@ def capability() -> int | None:
     return int(major + minor) if major.isdecimal() and minor.isdecimal() else None
 
 
-def unsupported(
-    q, k, v, beta, initial_state, segments, *, scale, chunk_size, sequence_pieces, residuals
-) -> str | None:
-    """Why the kernels cannot take these arguments here, or None."""
-    del k, beta, initial_state, segments, scale, chunk_size, residuals  # any will do
+def no_device() -> str | None:
+    """Why no Triton kernel can run here, whatever its arguments, or None."""
     if capability() not in SHARED_MEMORY:
         wanted = ", ".join(f"{c / 10}" for c in SHARED_MEMORY)
         found = jax.devices()[0]
         return f"the kernels need an NVIDIA GPU of compute capability {wanted}, this is {found}"
     if not installed():
         return f"the kernels need jax-triton, which is not installed: {INSTALL}"
-    if jnp.dtype(q.dtype).name not in ("bfloat16", "float16", "float32"):
-        return f"the kernels take bfloat16, float16 and float32, got {q.dtype}"
+    return None
+
+
+def wrong_dtype(dtype: jax.typing.DTypeLike) -> str | None:
+    """Why no Triton kernel takes numbers of `dtype`, or None."""
+    if jnp.dtype(dtype).name in ("bfloat16", "float16", "float32"):
+        return None
+    return f"the kernels take bfloat16, float16 and float32, got {jnp.dtype(dtype)}"
+
+
+def unsupported(
+    q, k, v, beta, initial_state, segments, *, scale, chunk_size, sequence_pieces, residuals
+) -> str | None:
+    """Why the kernels cannot take these arguments here, or None."""
+    del k, beta, initial_state, segments, scale, chunk_size, residuals  # any will do
+    if reason := no_device():
+        return reason
+    if reason := wrong_dtype(q.dtype):
+        return reason
     if q.shape[-1] > max(KEY_SIZES):
         return f"the kernels take K <= {max(KEY_SIZES)}, got {q.shape[-1]}"
     if (sequence_pieces or 1) > 1:

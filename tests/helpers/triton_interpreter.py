@@ -14,7 +14,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-PREFIX = "pallas_kernels.delta_rule.triton_"
+PREFIXES = ("pallas_kernels.delta_rule.triton_", "pallas_kernels.decoding.triton_")
 
 
 class _Tensor:
@@ -74,15 +74,19 @@ def _bfloat16_as_on_a_gpu(interpreter, tl):
     return {"create_dot": create_dot, "cast_impl": cast_impl}
 
 
-def launch(kernel, *arguments, out, grid, tile, capability, **constants):
-    """Stands for triton_launch.launch; outputs are NaN until the kernel writes them."""
+def launch(kernel, *arguments, out, grid, tile, capability, aliases=None, **constants):
+    """Stands for triton_launch.launch; outputs are NaN until the kernel writes them, or where they
+    are written over an argument, that argument."""
     del tile, capability
     scalars = {i: x for i, x in enumerate(arguments) if isinstance(x, int | float)}
 
     def run(*arrays):
-        left = iter(np.array(x) for x in arrays)
+        arrays = [np.array(x) for x in arrays]
+        left = iter(arrays)
         given = [scalars[i] if i in scalars else next(left) for i in range(len(arguments))]
         results = [np.full(x.shape, np.nan, x.dtype) for x in out]
+        for source, target in (aliases or {}).items():
+            results[target] = arrays[source]
         pointers = [x if np.isscalar(x) else _Tensor(x) for x in (*given, *results)]
         kernel[grid](*pointers, **constants)
         return results
@@ -113,19 +117,30 @@ def _replacements():
                 yield module, name, interpreter.InterpretedFunction(function.fn)
 
 
+def _forget() -> dict[str, object]:
+    """Takes the kernels' modules out of sys.modules and out of their packages."""
+    found = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(PREFIXES)}
+    for name in found:
+        package, _, attribute = name.rpartition(".")
+        vars(sys.modules[package]).pop(attribute, None)
+    return found
+
+
 @contextlib.contextmanager
-def interpreted():
-    """The module triton_vjp with kernels that are interpreted; all is as before afterwards."""
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(PREFIX)}
+def interpreted(module_name="pallas_kernels.delta_rule.triton_vjp"):
+    """The module with kernels that are interpreted; all is as before afterwards."""
+    kept = _forget()
     with contextlib.ExitStack() as stack:
         for owner, name, value in _replacements():
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, value)
         try:
-            module = importlib.import_module(PREFIX + "vjp")
+            module = importlib.import_module(module_name)
             module.triton_launch.launch = launch
             yield module
         finally:
-            for name in [name for name in sys.modules if name.startswith(PREFIX)]:
-                del sys.modules[name]
-            sys.modules |= kept
+            _forget()
+            for name, module in kept.items():
+                sys.modules[name] = module
+                package, _, attribute = name.rpartition(".")
+                setattr(sys.modules[package], attribute, module)
