@@ -11,39 +11,57 @@ from pallas_kernels.delta_rule import triton_launch, triton_support
 from pallas_kernels.delta_rule.triton_support import Tile
 
 
-def product_tile(rows: int, columns: int, itemsize: int, gated: bool) -> Tile:
+LINE_BYTES = 128  # of the L2 cache
+LINES = 512  # that a program asks for
+# What the memory can bring while a product's last programs finish and the next kernel starts, and
+# while the heads' states, little at few rows, are gone through.
+AHEAD_BYTES = {"row_product": 8 * 2**20, "delta_net_step": 16 * 2**20}
+
+
+def ahead_programs(kernel: str, ahead: jax.Array | None) -> int:
+    """Programs that bring the beginning of `ahead` into the cache, none of them past its end."""
+    size = 0 if ahead is None else ahead.size * ahead.dtype.itemsize
+    return min(size, AHEAD_BYTES[kernel]) // (LINE_BYTES * LINES)
+
+
+def product_tile(columns: int, itemsize: int, gated: bool) -> Tile:
     """Outputs (block_v) of a program and columns (block_k) that it takes at a time.
 
-    A program has some 32 KiB of weights on their way at once: a few of them on every
-    multiprocessor hide the memory's latency.
+    256 numbers of 16 bits are what a warp loads at once, 16 bytes a thread: every warp has whole
+    rows.
     """
-    block_k = min(2048 // max(1, itemsize // 2), 1 << (columns - 1).bit_length())
-    if columns % block_k:  # no masked lanes: the largest power of two in `columns`, if it is large
-        divisor = columns & -columns
-        block_k = divisor if divisor >= 256 else block_k
-    block_v = 4 if gated or rows < 1024 else 8
-    return Tile(block_k, block_v, 8, 1)
+    block_k = min(512 // itemsize, 1 << (columns - 1).bit_length())
+    return Tile(block_k, 4 if gated else 8, 4, 1)
 
 
 def row_product_triton(
-    x, weight, norm_scale, residual, *, norm_eps: float, gated: bool, capability: int | None = None
+    x,
+    weight,
+    norm_scale,
+    residual,
+    ahead,
+    *,
+    norm_eps: float,
+    gated: bool,
+    capability: int | None = None,
 ):
     """See row_product.py."""
-    capability = capability or triton_support.capability()
     rows, columns = weight.shape
     rows = rows // 2 if gated else rows
-    tile = product_tile(rows, columns, x.dtype.itemsize, gated)
+    tile = product_tile(columns, x.dtype.itemsize, gated)
+    programs = ahead_programs("row_product", ahead)
     (y,) = triton_launch.launch(
         row_product_kernel,
         x,
         x if norm_scale is None else norm_scale,
         weight,
         x if residual is None else residual,
+        x if ahead is None else ahead,
         norm_eps,
         out=[jax.ShapeDtypeStruct((1, rows), x.dtype)],
-        grid=(math.ceil(rows / tile.block_v),),
+        grid=(math.ceil(rows / tile.block_v) + programs,),
         tile=tile,
-        capability=capability,
+        capability=capability or triton_support.capability(),
         N=rows,
         D=columns,
         BN=tile.block_v,
@@ -51,6 +69,8 @@ def row_product_triton(
         NORM=norm_scale is not None,
         GATED=gated,
         RESIDUAL=residual is not None,
+        LINE=1 if ahead is None else LINE_BYTES // ahead.dtype.itemsize,
+        LINES=LINES,
     )
     return y
 
@@ -61,6 +81,7 @@ def delta_net_step_triton(
     taps,
     norm_scale,
     state,
+    ahead,
     *,
     columns,
     beta_scale: float,
@@ -70,7 +91,8 @@ def delta_net_step_triton(
 ):
     """See delta_net_step.py."""
     batch, heads, key_size, value_size = state.shape
-    warps = 8 if key_size * value_size >= 128 * 128 else 4
+    warps = 4 if key_size * value_size <= 128 * 128 else 8
+    programs = ahead_programs("delta_net_step", ahead)
     output = jax.ShapeDtypeStruct((batch, heads * value_size), projected.dtype)
     output, *tails, state = triton_launch.launch(
         delta_net_kernel,
@@ -79,14 +101,16 @@ def delta_net_step_triton(
         *taps,
         norm_scale,
         state,
+        projected if ahead is None else ahead,
         scale,
         beta_scale,
         norm_eps,
         out=[output, *tails, state],
         aliases={1: 1, 2: 2, 3: 3, 8: 4},
-        grid=(batch * heads,),
+        grid=(batch * heads + programs,),
         tile=Tile(0, 0, warps, 1),
         capability=capability or triton_support.capability(),
+        B=batch,
         H=heads,
         K=key_size,
         V=value_size,
@@ -96,5 +120,7 @@ def delta_net_step_triton(
         K_AT=columns.k,
         V_AT=columns.v,
         BETA_AT=columns.beta,
+        LINE=1 if ahead is None else LINE_BYTES // ahead.dtype.itemsize,
+        LINES=LINES,
     )
     return output, tuple(tails), state
