@@ -7,9 +7,11 @@ kernels. Hence
 - every layer has arrays of its own: weights and states cut out of arrays of all layers would be
   copied at every token;
 - weights are kept in the compute dtype;
-- linear maps of one input are one map (`merge`);
+- linear maps of one input are one map; the norm before them, and the sum with the residual stream
+  after the last one, are part of it;
 - weights lie as [outputs, inputs], so that for a single row each output is a sum over memory in
-  order.
+  order;
+- between its projections a DeltaNet layer is one operator (pallas_kernels/decoding).
 """
 
 import functools
@@ -20,33 +22,36 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from deltanet_jax.layers.embedding import lookup
-from deltanet_jax.model import LanguageModel
+from deltanet_jax.layers.mlp import SwiGLU
+from deltanet_jax.mixers.delta_net import DeltaNet
+from deltanet_jax.mixers.recurrent import RecurrentState
+from deltanet_jax.model import Block, LanguageModel
+from pallas_kernels import delta_net_step, row_product
 
 # Linear maps of something else than their module's input.
 INNER = ("out_proj", "down_proj", "decay_up_proj", "controls_proj", "dt_proj")
+# The one that a mixer's output comes from, where maps of its input are joined.
+LAST = "out_proj"
 
 
 class Product(nnx.Module):
-    """x -> x [W_1 W_2 ...], of kernels [D, N_i], kept as one [sum of N_i, D] in x's dtype.
+    """x -> x [W_1 W_2 ...] of kernels [D, N_i], kept as one [sum of N_i, D] in `dtype`.
 
-    A single row is multiplied and summed, in float32 (float64 for float64), where matrix products
-    would fill tiles of rows that are not there.
+    `options` are `pallas_kernels.row_product`'s.
     """
 
     def __init__(self, kernels: list[Float[Array, "D N"]], dtype):
         self.weight = nnx.Param(jnp.concatenate([k.T for k in kernels], axis=0).astype(dtype))
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
+    def __call__(self, x: Float[Array, "B 1 D"], *, residual=None, **options):
         weight = self.weight[...]
-        if x.shape[0] * x.shape[1] > 1:
-            return jnp.einsum("btd,nd->btn", x.astype(weight.dtype), weight)
-        wide = jnp.promote_types(weight.dtype, jnp.float32)
-        row = x.reshape(1, -1).astype(weight.dtype).astype(wide)
-        return jnp.sum(row * weight.astype(wide), axis=-1).astype(weight.dtype)[None, None]
+        if residual is not None:
+            options["residual"] = residual[:, 0]
+        return row_product(x[:, 0].astype(weight.dtype), weight, **options)[:, None]
 
 
 class Columns(nnx.Module):
-    """A linear map that is part of a `Joined` one: its columns of the common product."""
+    """A linear map that is part of a `Product` of several: its columns of what that gave."""
 
     def __init__(self, start: int, stop: int):
         self.start, self.stop = start, stop
@@ -55,26 +60,23 @@ class Columns(nnx.Module):
         return x[..., self.start : self.stop]
 
 
-class Joined(nnx.Module):
-    """A module whose linear maps of its input are one, and whose `Columns` read their parts."""
+class Kept(nnx.Module):
+    """In the place of a linear map that follows elsewhere."""
 
-    def __init__(self, product: Product, inner: nnx.Module):
-        self.product, self.inner = product, inner
-
-    def __call__(self, x: Float[Array, "B T D"], **options):
-        return self.inner(self.product(x), **options)
+    def __call__(self, x: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
+        return x
 
 
-def _rebuild(module: nnx.Module, merge: bool, dtype) -> nnx.Module:
-    """`module` with a `Product` in the place of every linear map, or one of those of its input.
+def _rebuild(module: nnx.Module, dtype) -> Product | None:
+    """Puts a `Product` in the place of every linear map, or makes one of those of the input.
 
-    What stands in a list is a chain of maps and stays as it is. Nothing is merged in a module with
-    such a chain, which may begin with the module's input, or with a token shift, which gives each
-    map an input of its own.
+    Returns that one; `module` is then to be called with what it gives. What stands in a list is a
+    chain of maps and stays as it is. Nothing is merged in a module with such a chain, which may
+    begin with the module's input, or with a token shift, which gives each map an input of its own.
     """
     linears = [(path, m) for path, m in nnx.iter_modules(module) if isinstance(m, nnx.Linear)]
     named = [(path, m) for path, m in linears if isinstance(path[-1], str)]
-    merge = merge and len(named) == len(linears) and not hasattr(module, "shift")
+    merge = len(named) == len(linears) and not hasattr(module, "shift")
     kernels, stop = [], 0
     for path, linear in named:
         kernel = linear.kernel[...]
@@ -86,16 +88,99 @@ def _rebuild(module: nnx.Module, merge: bool, dtype) -> nnx.Module:
             new = Product([kernel], dtype)
         parent = functools.reduce(getattr, path[:-1], module)
         setattr(parent, path[-1], new)
-    return Joined(Product(kernels, dtype), module) if kernels else module
+    return Product(kernels, dtype) if kernels else None
+
+
+def _norm_options(norm: nnx.RMSNorm) -> dict[str, object]:
+    return {"norm_scale": norm.scale[...], "norm_eps": norm.epsilon}
+
+
+class MixerLayer(nnx.Module):
+    """(x, state) -> (x + mixer(norm(x)), new state), for one token."""
+
+    def __init__(self, norm: nnx.RMSNorm, mixer: nnx.Module, dtype):
+        self.norm = norm
+        self.first = _rebuild(mixer, dtype)
+        self.last = None if self.first is None else getattr(mixer, LAST)
+        if self.last is not None:
+            setattr(mixer, LAST, Kept())
+        fused = self.first is not None and _is_fused(mixer)
+        self.mixer = DeltaNetMiddle(mixer) if fused else mixer
+
+    def __call__(self, x: Float[Array, "B 1 D"], state):
+        if self.first is None:
+            y, state = self.mixer(self.norm(x), segment_ids=None, state=state)
+            return x + y, state
+        y = self.first(x, **_norm_options(self.norm))
+        y, state = self.mixer(y, segment_ids=None, state=state)
+        return self.last(y, residual=x), state
+
+
+def _is_fused(mixer: nnx.Module) -> bool:
+    """Whether `delta_net_step` is what a mixer does between its projections."""
+    return (
+        type(mixer) is DeltaNet
+        and mixer.config.conv_size > 1
+        and (mixer.config.qk_activation, mixer.config.qk_norm) == ("silu", "l2")
+        and not mixer.config.output_gate
+    )
+
+
+class DeltaNetMiddle(nnx.Module):
+    """A DeltaNet mixer between its projections, for one token."""
+
+    def __init__(self, mixer: DeltaNet):
+        qkv = (mixer.qkv.q_heads, mixer.qkv.k_heads, mixer.qkv.v_heads)
+        self.columns = tuple(m.start for m in (*(h.proj for h in qkv), mixer.beta_proj))
+        self.beta_scale = 2.0 if mixer.config.allow_neg_eigval else 1.0
+        self.convs = nnx.List([h.conv for h in qkv])
+        self.norm = mixer.out_norm
+
+    def __call__(self, x: Float[Array, "B 1 P"], *, segment_ids: None, state: RecurrentState):
+        del segment_ids
+        step = delta_net_step(
+            x[:, 0],
+            state.convs,
+            tuple(conv.weight[...] for conv in self.convs),
+            state=state.memory,
+            columns=self.columns,
+            beta_scale=self.beta_scale,
+            **_norm_options(self.norm),
+        )
+        return step.output[:, None], RecurrentState(step.tails, step.state)
+
+
+class MLPLayer(nnx.Module):
+    """x -> x + mlp(norm(x)), for one token."""
+
+    def __init__(self, norm: nnx.RMSNorm, mlp: SwiGLU, dtype):
+        self.norm = norm
+        self.first = Product([mlp.gate_proj.kernel[...], mlp.up_proj.kernel[...]], dtype)
+        self.last = Product([mlp.down_proj.kernel[...]], dtype)
+
+    def __call__(self, x: Float[Array, "B 1 D"]) -> Float[Array, "B 1 D"]:
+        return self.last(self.first(x, gated=True, **_norm_options(self.norm)), residual=x)
+
+
+class Layer(nnx.Module):
+    """A `Block` of a model, for one token."""
+
+    def __init__(self, block: Block, dtype):
+        self.mixer = MixerLayer(block.mixer_norm, block.mixer, dtype)
+        self.mlp = None if block.mlp is None else MLPLayer(block.mlp_norm, block.mlp, dtype)
+
+    def __call__(self, x: Float[Array, "B 1 D"], state):
+        x, state = self.mixer(x, state)
+        return x if self.mlp is None else self.mlp(x), state
 
 
 class Decoder(nnx.Module):
-    """A `LanguageModel`'s `features` and `logits`, one layer after the other.
+    """A `LanguageModel` for one token of every row, one layer after the other.
 
     Make it with `lay_out`. The state is a tuple of the layers' own: `layer_states` of the model's.
     """
 
-    def __init__(self, model: LanguageModel, merge: bool):
+    def __init__(self, model: LanguageModel):
         dtype = jnp.dtype(model.config.compute_dtype)
         self.embedding = nnx.Param(model.embed.embedding[...].astype(dtype))
         layers = []
@@ -103,30 +188,28 @@ class Decoder(nnx.Module):
             graph, weights = nnx.split(model.period[layer % len(model.period)])
             index = layer // len(model.period)
             block = nnx.merge(graph, jax.tree.map(lambda w, i=index: w[i], weights))
-            block.mixer = _rebuild(block.mixer, merge, dtype)
-            if block.mlp is not None:
-                block.mlp = _rebuild(block.mlp, merge, dtype)
-            layers.append(block)
+            layers.append(Layer(block, dtype))
         self.layers = nnx.List(layers)
         self.final_norm = model.final_norm
         self.head = None if model.head is None else Product([model.head.kernel[...]], dtype)
 
     def features(
-        self, tokens: Int[Array, "B T"], *, state: tuple
-    ) -> tuple[Float[Array, "B T D"], tuple]:
-        """See `LanguageModel.features`."""
+        self, tokens: Int[Array, "B 1"], *, state: tuple
+    ) -> tuple[Float[Array, "B 1 D"], tuple]:
+        """See `LanguageModel.features`; but the final norm is `logits`'."""
         x = lookup(self.embedding[...], tokens)
         new = []
-        for block, old in zip(self.layers, state, strict=True):
-            x, layer_state = block(x, segment_ids=None, state=old)
+        for layer, old in zip(self.layers, state, strict=True):
+            x, layer_state = layer(x, old)
             new.append(layer_state)
-        return self.final_norm(x), tuple(new)
+        return x, tuple(new)
 
-    def logits(self, features: Float[Array, "B T D"]) -> Float[Array, "B T vocab_size"]:
+    def logits(self, features: Float[Array, "B 1 D"]) -> Float[Array, "B 1 vocab_size"]:
         """See `LanguageModel.logits`."""
+        options = _norm_options(self.final_norm)
         if self.head is None:
-            return jnp.einsum("btd,nd->btn", features, self.embedding[...])
-        return self.head(features)
+            return row_product(features[:, 0], self.embedding[...], **options)[:, None]
+        return self.head(features, **options)
 
 
 def layer_states(state: tuple, num_layers: int) -> tuple:
@@ -138,12 +221,11 @@ def layer_states(state: tuple, num_layers: int) -> tuple:
     )
 
 
-def lay_out(model: LanguageModel, *, merge: bool = True) -> Decoder:
+def lay_out(model: LanguageModel) -> Decoder:
     """The decoder of a model; its weights are copies.
 
     Args:
         model: without bottleneck.
-        merge: linear maps of one input are one.
     Raises:
         ValueError: a model with bottleneck.
     """
@@ -152,7 +234,7 @@ def lay_out(model: LanguageModel, *, merge: bool = True) -> Decoder:
     graphdef, weights = nnx.split(model)
 
     def make(weights):
-        return Decoder(nnx.merge(graphdef, weights), merge)
+        return Decoder(nnx.merge(graphdef, weights))
 
     decoder_graph = nnx.split(nnx.eval_shape(make, weights))[0]
     return nnx.merge(decoder_graph, jax.jit(lambda weights: nnx.state(make(weights)))(weights))

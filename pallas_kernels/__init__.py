@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators of linear-time sequence models as pure functions of arrays."""
 
+from pallas_kernels.decoding.delta_net_step import DeltaNetStep as DeltaNetStep
+from pallas_kernels.decoding.delta_net_step import delta_net_step as delta_net_step
+from pallas_kernels.decoding.row_product import row_product as row_product
 from pallas_kernels.delta_rule.api import DeltaRuleOutput as DeltaRuleOutput
 from pallas_kernels.delta_rule.api import delta_rule as delta_rule
 from pallas_kernels.delta_rule.sharded import delta_rule_sharded as delta_rule_sharded

@@ -7,7 +7,8 @@ A mixer is an `nnx.Module` made as `Module(config, context, rngs=rngs)` and call
     y, new_state = mixer(x, segment_ids=segment_ids, state=state)
 
     x, y         [B, T, D] in the compute dtype; y_t depends on x_1..x_t only. Nothing but linear
-                 maps read x's numbers (decoder.py joins them, and hands their outputs in as x).
+                 maps read x's numbers (decoder.py joins them, and hands their outputs in as x), and
+                 y is what `out_proj` gives (decoder.py lets it follow); but with a token shift.
     segment_ids  [B, T] integers or None; a change of id is a boundary that nothing crosses.
     state        None: start from nothing and return None (training).
                  Or what `mixer.init_state(batch_size, max_length)` or an earlier call returned:

@@ -62,8 +62,8 @@ def define_generate_benchmark_flags() -> None:
     flags.DEFINE_list("batch_sizes", ["1", "128"], "rows that are decoded together")
     flags.DEFINE_list(
         "layouts",
-        ["joined"],
-        "model (scanned layers), layers (arrays of their own), joined (and maps of one input one)",
+        ["decoder"],
+        "model (scanned layers), decoder (as deltanet_jax.decoder lays it out)",
     )
     flags.DEFINE_list("token_unroll", ["2"], "tokens laid out in the body of the loop over tokens")
     flags.DEFINE_integer("prompt_tokens", 128, "tokens of the prompts", lower_bound=1)

@@ -5,8 +5,8 @@
 For every preset, batch and layout: a model with random weights reads random prompts, then decodes
 greedily, --chunk_tokens a call. Milliseconds a token are those of a call over its tokens (host
 clock; a call is one program). Beside them the memory floor: the bytes that a token of all rows must
-move, over the bandwidth of a device-to-device copy in the same process. Rows are JSON lines,
-written as they are finished.
+move, over the bandwidth of a device-to-device copy in the same process; with the states of all
+rows, and of the weights alone. Rows are JSON lines, written as they are finished.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.presets import PRESETS
 
-LAYOUTS = ("model", "layers", "joined")
+LAYOUTS = ("model", "decoder")
 WARM_UP = 2  # calls that are not timed; the first compiles
 GREEDY = Sampling(temperature=0.0)
 
@@ -62,20 +62,23 @@ class Case:
     repetitions: int
 
 
-def moved_bytes(weights: nnx.State, tied: bool, states: tuple) -> int:
-    """Bytes that one token of every row must move, at least.
+def _size(tree) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
 
-    Every weight is read, but of an embedding that is not the head a few rows alone; recurrent
-    states are read and written; caches are read, and one entry written.
-    """
 
-    def size(tree):
-        return sum(x.nbytes for x in jax.tree.leaves(tree))
+def read_weights(weights: nnx.State, tied: bool) -> int:
+    """Bytes of the weights that a token needs: all, but of an embedding that is not the head, of
+    which it needs a row."""
+    embedding = 0 if tied else _size([v for k, v in weights.items() if k.startswith("embed")])
+    return _size(weights) - embedding
 
-    embedding = 0 if tied else size([v for k, v in weights.items() if k.startswith("embed")])
+
+def moved_states(states: tuple) -> int:
+    """Bytes of states that a token of every row must move, at least: recurrent states are read and
+    written; caches are read, and one entry written."""
     caches = jax.tree.leaves(states, is_leaf=lambda x: isinstance(x, AttentionState))
-    cached = sum(size(x) for x in caches if isinstance(x, AttentionState))
-    return size(weights) - embedding + 2 * (size(states) - cached) + cached
+    cached = sum(_size(x) for x in caches if isinstance(x, AttentionState))
+    return 2 * (_size(states) - cached) + cached
 
 
 def time_case(case: Case, config: ModelConfig, clock: Clock) -> dict[str, object]:
@@ -92,9 +95,10 @@ def time_case(case: Case, config: ModelConfig, clock: Clock) -> dict[str, object
         *(graphdef, weights, tokens, jnp.ones_like(tokens), keys, max_length, GREEDY, by_layer)
     )
     if by_layer:
-        model: Decoder = lay_out(nnx.merge(graphdef, weights), merge=case.layout == "joined")
+        model: Decoder = lay_out(nnx.merge(graphdef, weights))
         graphdef, weights = nnx.split(model)
-    bytes_moved = moved_bytes(weights, config.tie_embeddings, state)
+    weight_bytes = read_weights(weights, config.tie_embeddings)
+    bytes_moved = weight_bytes + moved_states(state)
     seconds, done = [], 1
     for call in range(WARM_UP + case.repetitions):
         begin = time.perf_counter()
@@ -109,17 +113,21 @@ def time_case(case: Case, config: ModelConfig, clock: Clock) -> dict[str, object
         done += case.chunk_tokens
     first, seconds = seconds[0], seconds[WARM_UP:]
     ms = statistics.median(seconds) * 1e3 / case.chunk_tokens
-    floor = None
+    floors = [None, None]
     if clock.copy_ms is not None:  # a copy reads and writes
-        floor = bytes_moved * clock.copy_ms / (2 * clock.copy_bytes)
+        ms_per_byte = clock.copy_ms / (2 * clock.copy_bytes)
+        floors = [n * ms_per_byte for n in (bytes_moved, weight_bytes)]
+    share, weights_share = (None if x is None else round(x / ms, 4) for x in floors)
     return {
         **dataclasses.asdict(case),
         "ms_per_token": round(ms, 5),
         "range_ms_per_token": [round(f(seconds) * 1e3 / case.chunk_tokens, 5) for f in (min, max)],
         "tokens_per_second": round(case.batch_size / ms * 1e3, 1),
         "moved_bytes": bytes_moved,
-        "floor_ms": None if floor is None else round(floor, 5),
-        "of_floor": None if floor is None else round(floor / ms, 4),
+        "weight_bytes": weight_bytes,
+        "floor_ms": floors[0] and round(floors[0], 5),
+        "of_floor": share,
+        "of_weights_floor": weights_share,
         "first_call_s": round(first, 2),
         "first_tokens": new[0, :8].tolist(),
     }
@@ -159,7 +167,11 @@ def main(argv: list[str]) -> None:
     clock = Clock()
     for case in wanted:
         row = time_case(case, PRESETS[case.preset]().model, clock)
-        floor = "" if row["of_floor"] is None else f", {row['of_floor']:.1%} of the floor"
+        floor = (
+            f", {row['of_floor']:.1%} of the floor ({row['of_weights_floor']:.1%} of the weights')"
+            if row["of_floor"] is not None
+            else ""
+        )
         print(
             f"{case.preset} x {case.batch_size} {case.layout}, {case.token_unroll} tokens laid "
             f"out: {row['ms_per_token']:.3f} ms a token, {row['tokens_per_second']:,.0f} tokens/s"

@@ -42,14 +42,21 @@ def capability() -> int | None:
     return int(major + minor) if major.isdecimal() and minor.isdecimal() else None
 
 
-def unavailable(dtype: jax.typing.DTypeLike) -> str | None:
-    """Why no Triton kernel can run here on inputs of `dtype`, or None."""
+def no_device() -> str | None:
+    """Why no Triton kernel can run here, whatever its arguments, or None."""
     if capability() not in SHARED_MEMORY:
         wanted = ", ".join(f"{c / 10}" for c in SHARED_MEMORY)
         found = jax.devices()[0]
         return f"the kernels need an NVIDIA GPU of compute capability {wanted}, this is {found}"
     if not installed():
         return f"the kernels need jax-triton, which is not installed: {INSTALL}"
+    return None
+
+
+def unavailable(dtype: jax.typing.DTypeLike) -> str | None:
+    """Why no Triton kernel can run here on inputs of `dtype`, or None."""
+    if reason := no_device():
+        return reason
     if jnp.dtype(dtype).name not in DTYPES:
         return f"the kernels take bfloat16, float16 and float32, got {dtype}"
     return None

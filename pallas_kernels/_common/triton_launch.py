@@ -5,12 +5,15 @@
 import functools
 import os
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels._common.triton_device import Tile
+
+FOREIGN_FUNCTION = "triton_kernel_call_ffi"  # jaxlib's
 
 
 @functools.cache
@@ -33,24 +36,85 @@ def launch(
     grid: tuple[int, ...],
     tile: Tile,
     capability: int,
+    aliases: dict[int, int] | None = None,
     **constants,
 ) -> list[jax.Array]:
     """Calls a `triton.jit` function: `arguments`, then pointers to `out`, then `constants`.
 
-    Python's floats arrive as float32.
+    Python's floats arrive as float32. `aliases` are arguments that are written over, by position
+    among the arrays: array to output. XLA copies those that are needed afterwards.
     """
-    arguments = [np.float32(x) if isinstance(x, float) else x for x in arguments]
-    return _jax_triton().triton_call(
-        *arguments,
-        kernel=kernel,
-        out_shape=list(out),
-        grid=grid,
-        name=kernel.fn.__name__,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        compute_capability=capability,
-        **constants,
+    out = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in out]
+    arrays = {i: x for i, x in enumerate(arguments) if not isinstance(x, int | float)}
+    scalars = tuple((i, x) for i, x in enumerate(arguments) if i not in arrays)
+    call = _Call(
+        kernel,
+        tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays.values()),
+        scalars,
+        tuple(out),
+        grid,
+        tile,
+        capability,
+        tuple(sorted(constants.items())),
     )
+    run = jax.ffi.ffi_call(FOREIGN_FUNCTION, out, input_output_aliases=aliases)
+    return run(*arrays.values(), opaque=_compiled(call))
+
+
+class _Call(NamedTuple):
+    """What a compiled kernel depends on."""
+
+    kernel: Callable
+    arrays: tuple[jax.ShapeDtypeStruct, ...]
+    scalars: tuple[tuple[int, int | float], ...]  # position, value
+    out: tuple[jax.ShapeDtypeStruct, ...]
+    grid: tuple[int, ...]
+    tile: Tile
+    capability: int
+    constants: tuple[tuple[str, object], ...]
+
+
+@functools.cache
+def _compiled(call: _Call) -> bytes:
+    """The kernel and its launch as jaxlib's foreign function takes them.
+
+    jax-triton 0.3.1 lowers to an older function, which XLA cannot put into CUDA graphs and which
+    looks the kernel up by its code at every call. Both take the same bytes.
+    """
+
+    def traced(*arrays):
+        arguments = list(arrays)
+        for position, value in call.scalars:
+            value = np.float32(value) if isinstance(value, float) else value
+            arguments.insert(position, value)
+        return _jax_triton().triton_call(
+            *arguments,
+            kernel=call.kernel,
+            out_shape=list(call.out),
+            grid=call.grid,
+            name=call.kernel.fn.__name__,
+            num_warps=call.tile.warps,
+            num_stages=call.tile.stages,
+            compute_capability=call.capability,
+            **dict(call.constants),
+        )
+
+    lowered = jax.jit(traced).trace(*call.arrays).lower(lowering_platforms=("cuda",))
+    (found,) = (
+        operation.attributes["backend_config"].value_bytes
+        for operation in _operations(lowered.compiler_ir().operation)
+        if operation.name == "stablehlo.custom_call"
+    )
+    return found
+
+
+def _operations(operation):
+    """Every operation inside an MLIR operation."""
+    for region in operation.regions:
+        for block in region.blocks:
+            for inner in block.operations:
+                yield inner.operation
+                yield from _operations(inner.operation)
 
 
 def batched(function: Callable) -> Callable:

@@ -211,20 +211,20 @@ def test_a_model_with_bottleneck_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("mixers", "merge", "batch"),
+    ("mixers", "batch"),
     [
-        ((DELTA_NET,), True, 1),
+        ((DELTA_NET,), 1),
         *(
-            pytest.param((*MIXERS.values(), DELTA_NET), *options, marks=pytest.mark.slow)
-            for options in ((True, 1), (True, 3), (False, 1))
+            pytest.param((*MIXERS.values(), DELTA_NET), batch, marks=pytest.mark.slow)
+            for batch in (1, 3)
         ),
     ],
-    ids=("some", "all", "all-rows", "all-apart"),
+    ids=("some", "all", "all-rows"),
 )
-def test_a_decoder_is_its_model(mixers, merge, batch):
+def test_a_decoder_is_its_model(mixers, batch):
     """Logits of a single token of each row."""
     model = small_model(*mixers, num_layers=2 * len(mixers), init_std=0.2)
-    decoder = lay_out(model, merge=merge)
+    decoder = lay_out(model)
 
     @nnx.jit
     def both(model, decoder, tokens):

@@ -16,7 +16,7 @@ def flags(**changes):
     values = {
         "presets": ["deltanet_1b3"],
         "batch_sizes": ["1", "128"],
-        "layouts": ["model", "joined"],
+        "layouts": ["model", "decoder"],
         "token_unroll": ["2"],
         "prompt_tokens": 5,
         "chunk_tokens": 4,
@@ -28,7 +28,7 @@ def flags(**changes):
 
 def test_every_layout_and_batch_is_planned():
     planned = [(c.batch_size, c.layout, c.token_unroll) for c in generate.cases(flags())]
-    assert planned == [(1, "model", 2), (1, "joined", 2), (128, "model", 2), (128, "joined", 2)]
+    assert planned == [(1, "model", 2), (1, "decoder", 2), (128, "model", 2), (128, "decoder", 2)]
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,7 @@ def test_impossible_flags_are_refused(changes, message):
         generate.cases(flags(**changes))
 
 
-@pytest.mark.parametrize(
-    "layout", ["joined", *(pytest.param(x, marks=pytest.mark.slow) for x in ("model", "layers"))]
-)
+@pytest.mark.parametrize("layout", ["decoder", pytest.param("model", marks=pytest.mark.slow)])
 def test_a_case_is_timed(layout):
     (case,) = generate.cases(flags(batch_sizes=["2"], layouts=[layout]))
     clock = types.SimpleNamespace(copy_ms=1.0, copy_bytes=1000)
@@ -57,14 +55,17 @@ def test_a_case_is_timed(layout):
     d, hidden = config.d_model, 256
     layer = d * (3 * d + 2) + 3 * 4 * d + 8 + d * d + 2 * d + 3 * d * hidden
     states = 2 * (2 * 8 * 8 + 3 * 3 * d)  # rows x (memory and convolutions' tails)
-    wanted = 4 * (2 * layer + d + d * config.vocab_size) + 2 * 4 * 2 * states
-    assert row["moved_bytes"] == wanted
-    assert row["floor_ms"] == pytest.approx(wanted / 2000, rel=1e-3)
+    weights = 4 * (2 * layer + d + d * config.vocab_size)
+    moved = weights + 2 * 4 * 2 * states
+    assert (row["weight_bytes"], row["moved_bytes"]) == (weights, moved)
+    assert row["floor_ms"] == pytest.approx(moved / 2000, rel=1e-3)
+    assert row["of_weights_floor"] == pytest.approx(row["of_floor"] * weights / moved, rel=1e-2)
 
 
 def test_caches_are_read_and_an_embedding_that_is_the_head_too():
     cache = AttentionState(*(jnp.zeros(n, jnp.int32) for n in (10, 10, 3, 1)))
     weights = {"embedding": jnp.zeros(7), "head": jnp.zeros(5)}
     states = (cache, jnp.zeros(2))
-    assert generate.moved_bytes(weights, False, states) == 4 * (5 + 24 + 2 * 2)
-    assert generate.moved_bytes(weights, True, states) == 4 * (7 + 5 + 24 + 2 * 2)
+    assert generate.moved_states(states) == 4 * (24 + 2 * 2)
+    assert generate.read_weights(weights, False) == 4 * 5
+    assert generate.read_weights(weights, True) == 4 * (7 + 5)

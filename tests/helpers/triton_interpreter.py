@@ -75,15 +75,19 @@ def _bfloat16_as_on_a_gpu(interpreter, tl):
     return {"create_dot": create_dot, "cast_impl": cast_impl}
 
 
-def launch(kernel, *arguments, out, grid, tile, capability, **constants):
-    """Stands for triton_launch.launch; outputs are NaN until the kernel writes them."""
+def launch(kernel, *arguments, out, grid, tile, capability, aliases=None, **constants):
+    """Stands for triton_launch.launch; outputs are NaN until the kernel writes them, or where they
+    are written over an argument, that argument."""
     del tile, capability
     scalars = {i: x for i, x in enumerate(arguments) if isinstance(x, int | float)}
 
     def run(*arrays):
-        left = iter(np.array(x) for x in arrays)
+        arrays = [np.array(x) for x in arrays]
+        left = iter(arrays)
         given = [scalars[i] if i in scalars else next(left) for i in range(len(arguments))]
         results = [np.full(x.shape, np.nan, x.dtype) for x in out]
+        for source, target in (aliases or {}).items():
+            results[target] = arrays[source]
         pointers = [x if np.isscalar(x) else _Tensor(x) for x in (*given, *results)]
         kernel[grid](*pointers, **constants)
         return results
@@ -114,14 +118,19 @@ def _replacements():
                 yield module, name, interpreter.InterpretedFunction(function.fn)
 
 
+def _forget() -> dict[str, object]:
+    """Takes the kernels' modules out of sys.modules and out of their packages."""
+    found = {name: sys.modules.pop(name) for name in list(sys.modules) if KERNELS.match(name)}
+    for name in found:
+        package, _, attribute = name.rpartition(".")
+        vars(sys.modules[package]).pop(attribute, None)
+    return found
+
+
 @contextlib.contextmanager
 def interpreted(module_name: str = "pallas_kernels.delta_rule.triton_vjp"):
     """That module, whose kernels are interpreted; all is as before afterwards."""
-
-    def forget():
-        return {name: sys.modules.pop(name) for name in list(sys.modules) if KERNELS.match(name)}
-
-    kept = forget()
+    kept = _forget()
     with contextlib.ExitStack() as stack:
         for owner, name, value in _replacements():
             stack.callback(setattr, owner, name, getattr(owner, name))
@@ -132,5 +141,8 @@ def interpreted(module_name: str = "pallas_kernels.delta_rule.triton_vjp"):
             module.triton_launch.launch = launch
             yield module
         finally:
-            forget()
-            sys.modules |= kept
+            _forget()
+            for name, module in kept.items():
+                sys.modules[name] = module
+                package, _, attribute = name.rpartition(".")
+                setattr(sys.modules[package], attribute, module)
