@@ -125,6 +125,10 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
+def _share(value: float | None) -> str:
+    return _percent(None if value is None else 100 * value)
+
+
 def _ours(
     records: Sequence[Record], column: Callable[[Record], Any]
 ) -> dict[str, dict[str, float]]:
@@ -265,18 +269,19 @@ def regbench_section(records: Sequence[Record], paper: dict) -> list[str]:
 def lengths_section(records: Sequence[Record], what: str) -> list[str]:
     """Accuracy at and beyond the training length; nothing published stands beside it."""
     figures = [f"accuracy_{factor}x" for factor in LENGTHS]
+    columns = [*(f"{factor} T" for factor in LENGTHS), f"{LENGTHS[-1]} T by seed"]
     lines = [
         f"{what}, accuracy at multiples of the training length T, in %:",
         "",
-        "| task | model | " + " | ".join(f"{factor} T" for factor in LENGTHS) + " | seeds |",
-        "|---" * (3 + len(LENGTHS)) + "|",
+        "| task | model | " + " | ".join(columns) + " |",
+        "|---" * (2 + len(columns)) + "|",
     ]
     for r in records:
         task = r.config.task
         name = f"{getattr(task, 'problem', task.kind)}, T = {task.seq_len}"
-        found = (r.figures[figure] for figure in figures)
-        cells = " | ".join(_percent(None if f is None else 100 * f) for f in found)
-        lines.append(f"| {name} | {r.model} | {cells} | {len(r.best['scores'])} |")
+        found = [r.figures[figure] for figure in figures]
+        seeds = ", ".join(map(_share, r.best["scores"].values()))
+        lines.append(f"| {name} | {r.model} | {' | '.join(map(_share, found))} | {seeds} |")
     return [*lines, "", _budget(records, "Means over seeds")]
 
 

@@ -116,13 +116,13 @@ def test_mad_is_the_mean_over_settings(tmp_path):
 def test_regbench_and_lengths(tmp_path):
     record(tmp_path / "a", "regbench/5000-conv", [0.873])
     lengths = {f"accuracy_{n}x": 1 / n for n in (1, 2, 4, 8)}
-    record(tmp_path / "b", "state_tracking/parity", [0.125], **lengths)
+    record(tmp_path / "b", "state_tracking/parity", [0.25, 0.0], **lengths)
     record(tmp_path / "c", "needle/t128", [0.125], model=AttentionConfig(num_heads=2), **lengths)
     text = suites_section(tmp_path)
     assert "| DeltaNet, conv | – / 81.3 | 87.3 / 87.3 | – / 88.8 | – / 93.1 |" in text
-    wanted = "| 100.0 | 50.0 | 25.0 | 12.5 | 1 |"
-    assert f"| parity, T = 40 | DeltaNet, beta in (0, 2) {wanted}" in text
-    assert f"| needle, T = 128 | Transformer++ {wanted}" in text
+    wanted = "| 100.0 | 50.0 | 25.0 | 12.5 |"
+    assert f"| parity, T = 40 | DeltaNet, beta in (0, 2) {wanted} 25.0, 0.0 |" in text
+    assert f"| needle, T = 128 | Transformer++ {wanted} 12.5 |" in text
 
 
 def test_hybrids_are_named_after_both_mixers():
