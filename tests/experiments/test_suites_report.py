@@ -95,6 +95,22 @@ def test_other_models_stand_beside_theirs_with_what_was_spent(tmp_path):
     ]
 
 
+def test_more_seeds_count_before_a_better_score_and_departures_are_named(tmp_path):
+    record(tmp_path / "a", "mqar/t512-d64", [1.0])
+    record(tmp_path / "b", "mqar/t512-d64", [0.9, 0.7])
+    record(tmp_path / "c", "mqar/t512-d64", [0.6, 0.6])
+    record(tmp_path / "d", "mqar/t512-d64", [0.5])
+    path = tmp_path / "d" / "config.json"
+    header = json.loads(path.read_text())
+    header["run"]["model"]["num_layers"] = 4
+    header["run"]["train"]["optimizer"]["warmup_steps"] = 2000
+    path.write_text(json.dumps(header))
+    text = suites_section(tmp_path)
+    assert "| DeltaNet | 80.0 / 100.0 |" in text
+    assert "| DeltaNet, 4 layers | 50.0 / – |" in text
+    assert "protocol has none of: DeltaNet, 4 layers at 64: 2,000." in text
+
+
 def test_groups_one_after_the_other_add_up(tmp_path):
     record(tmp_path / "a", "mqar/t512-d64", [0.9, 0.7], seconds=100.0)
     path = tmp_path / "a" / "config.json"
