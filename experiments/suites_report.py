@@ -125,16 +125,24 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
+def _share(value: float | None) -> str:
+    return _percent(None if value is None else 100 * value)
+
+
 def _ours(
     records: Sequence[Record], column: Callable[[Record], Any]
 ) -> dict[str, dict[str, float]]:
-    """Model -> column -> best mean score in percent."""
-    scores: dict[str, dict[str, float]] = {}
+    """Model -> column -> mean score in percent, of the record with most seeds, then the best."""
+    found: dict[str, dict[str, tuple[int, float]]] = {}
     for record in records:
-        if record.best["mean_score"] is not None:
-            columns, name = scores.setdefault(record.model, {}), str(column(record))
-            columns[name] = max(columns.get(name, 0.0), 100 * record.best["mean_score"])
-    return scores
+        if (score := record.best["mean_score"]) is not None:
+            columns, name = found.setdefault(record.model, {}), str(column(record))
+            mine = len(record.best["scores"]), 100 * score
+            columns[name] = max(columns.get(name, mine), mine)
+    return {
+        model: {name: score for name, (_, score) in columns.items()}
+        for model, columns in found.items()
+    }
 
 
 def _table(
@@ -182,7 +190,7 @@ def mqar_section(records: Sequence[Record], paper: dict) -> list[str]:
     """MQAR by width, a table a difficulty; the paper has the hardest."""
     lines = []
     for seq_len, pairs in sorted({_difficulty(r) for r in records}):
-        mine = [r for r in records if _difficulty(r) == (seq_len, pairs)]
+        mine = [_with_layers(r) for r in records if _difficulty(r) == (seq_len, pairs)]
         published = paper if (seq_len, pairs) == PAPERS_DIFFICULTY else {}
         ours = _ours(mine, lambda r: r.config.model.d_model)
         lines += [
@@ -192,21 +200,35 @@ def mqar_section(records: Sequence[Record], paper: dict) -> list[str]:
             "",
             _budget(mine),
             "",
-            *_single_runs(mine),
+            *_mqar_notes(mine),
         ]
         if published:
             lines += ["![MQAR](experiments/results/suites/mqar.png)", ""]
     return lines[:-1]
 
 
-def _single_runs(records: Sequence[Record]) -> list[str]:
-    """The wall clock of sweeps of one run, with making data, compiling and evaluating."""
-    lines = [
-        f"One run alone, {r.model}, width {r.config.model.d_model}: {r.seconds:.0f} s on one "
-        f"{r.device} to {_percent(100 * r.best['mean_score'])} %, all counted."
+def _with_layers(record: Record) -> Record:
+    """Names the model after its layers if they are not Zoology's two."""
+    layers = record.config.model.num_layers
+    return record if layers == 2 else record._replace(model=f"{record.model}, {layers} layers")
+
+
+def _mqar_notes(records: Sequence[Record]) -> list[str]:
+    """Schedules that are not the protocol's; the wall clock of sweeps of one run, with making data,
+    compiling and evaluating."""
+    warm = {
+        f"{r.model} at {r.config.model.d_model}: {r.config.train.optimizer.warmup_steps:,}"
         for r in records
-        if r.members == 1 and r.seconds and r.best["mean_score"] is not None
-    ]
+        if r.config.train.optimizer.warmup_steps
+    }
+    lines = [f"Steps of warm-up, which the protocol has none of: {'; '.join(sorted(warm))}."]
+    lines = lines if warm else []
+    for r in records:
+        if r.members == 1 and r.seconds and r.best["mean_score"] is not None:
+            lines.append(
+                f"One run alone, {r.model}, width {r.config.model.d_model}: {r.seconds:.0f} s on "
+                f"one {r.device} to {_share(r.best['mean_score'])} %, all counted."
+            )
     return [*lines, ""] if lines else []
 
 
@@ -265,18 +287,19 @@ def regbench_section(records: Sequence[Record], paper: dict) -> list[str]:
 def lengths_section(records: Sequence[Record], what: str) -> list[str]:
     """Accuracy at and beyond the training length; nothing published stands beside it."""
     figures = [f"accuracy_{factor}x" for factor in LENGTHS]
+    columns = [*(f"{factor} T" for factor in LENGTHS), f"{LENGTHS[-1]} T by seed"]
     lines = [
         f"{what}, accuracy at multiples of the training length T, in %:",
         "",
-        "| task | model | " + " | ".join(f"{factor} T" for factor in LENGTHS) + " | seeds |",
-        "|---" * (3 + len(LENGTHS)) + "|",
+        "| task | model | " + " | ".join(columns) + " |",
+        "|---" * (2 + len(columns)) + "|",
     ]
     for r in records:
         task = r.config.task
         name = f"{getattr(task, 'problem', task.kind)}, T = {task.seq_len}"
-        found = (r.figures[figure] for figure in figures)
-        cells = " | ".join(_percent(None if f is None else 100 * f) for f in found)
-        lines.append(f"| {name} | {r.model} | {cells} | {len(r.best['scores'])} |")
+        found = [r.figures[figure] for figure in figures]
+        seeds = ", ".join(map(_share, r.best["scores"].values()))
+        lines.append(f"| {name} | {r.model} | {' | '.join(map(_share, found))} | {seeds} |")
     return [*lines, "", _budget(records, "Means over seeds")]
 
 
@@ -308,6 +331,6 @@ def save_suite_pictures(results: Path = RESULTS) -> None:
     ):
         mine = [r for r in records if r.config.task.kind == kind]
         if kind == "mqar":
-            mine = [r for r in mine if _difficulty(r) == PAPERS_DIFFICULTY]
+            mine = [_with_layers(r) for r in mine if _difficulty(r) == PAPERS_DIFFICULTY]
         if mine:
             save_suite_plot(results / f"{kind}.png", _ours(mine, column), paper[kind], label)

@@ -95,6 +95,22 @@ def test_other_models_stand_beside_theirs_with_what_was_spent(tmp_path):
     ]
 
 
+def test_more_seeds_count_before_a_better_score_and_departures_are_named(tmp_path):
+    record(tmp_path / "a", "mqar/t512-d64", [1.0])
+    record(tmp_path / "b", "mqar/t512-d64", [0.9, 0.7])
+    record(tmp_path / "c", "mqar/t512-d64", [0.6, 0.6])
+    record(tmp_path / "d", "mqar/t512-d64", [0.5])
+    path = tmp_path / "d" / "config.json"
+    header = json.loads(path.read_text())
+    header["run"]["model"]["num_layers"] = 4
+    header["run"]["train"]["optimizer"]["warmup_steps"] = 2000
+    path.write_text(json.dumps(header))
+    text = suites_section(tmp_path)
+    assert "| DeltaNet | 80.0 / 100.0 |" in text
+    assert "| DeltaNet, 4 layers | 50.0 / – |" in text
+    assert "protocol has none of: DeltaNet, 4 layers at 64: 2,000." in text
+
+
 def test_groups_one_after_the_other_add_up(tmp_path):
     record(tmp_path / "a", "mqar/t512-d64", [0.9, 0.7], seconds=100.0)
     path = tmp_path / "a" / "config.json"
@@ -116,13 +132,13 @@ def test_mad_is_the_mean_over_settings(tmp_path):
 def test_regbench_and_lengths(tmp_path):
     record(tmp_path / "a", "regbench/5000-conv", [0.873])
     lengths = {f"accuracy_{n}x": 1 / n for n in (1, 2, 4, 8)}
-    record(tmp_path / "b", "state_tracking/parity", [0.125], **lengths)
+    record(tmp_path / "b", "state_tracking/parity", [0.25, 0.0], **lengths)
     record(tmp_path / "c", "needle/t128", [0.125], model=AttentionConfig(num_heads=2), **lengths)
     text = suites_section(tmp_path)
     assert "| DeltaNet, conv | – / 81.3 | 87.3 / 87.3 | – / 88.8 | – / 93.1 |" in text
-    wanted = "| 100.0 | 50.0 | 25.0 | 12.5 | 1 |"
-    assert f"| parity, T = 40 | DeltaNet, beta in (0, 2) {wanted}" in text
-    assert f"| needle, T = 128 | Transformer++ {wanted}" in text
+    wanted = "| 100.0 | 50.0 | 25.0 | 12.5 |"
+    assert f"| parity, T = 40 | DeltaNet, beta in (0, 2) {wanted} 25.0, 0.0 |" in text
+    assert f"| needle, T = 128 | Transformer++ {wanted} 12.5 |" in text
 
 
 def test_hybrids_are_named_after_both_mixers():
