@@ -17,12 +17,16 @@ from pallas_kernels.gated_delta_rule.step import gated_delta_rule_step as gated_
 from pallas_kernels.gated_linear_attention.api import (
     gated_linear_attention as gated_linear_attention,
 )
+from pallas_kernels.gated_linear_attention.sharded import (
+    gated_linear_attention_sharded as gated_linear_attention_sharded,
+)
 from pallas_kernels.gated_linear_attention.step import (
     gated_linear_attention_step as gated_linear_attention_step,
 )
 from pallas_kernels.linear_attention import linear_attention as linear_attention
 from pallas_kernels.selective_scan.api import selective_scan as selective_scan
 from pallas_kernels.selective_scan.api import selective_scan_step as selective_scan_step
+from pallas_kernels.selective_scan.sharded import selective_scan_sharded as selective_scan_sharded
 from pallas_kernels.short_conv.api import short_conv as short_conv
 from pallas_kernels.short_conv.sharded import short_conv_sharded as short_conv_sharded
 from pallas_kernels.wkv import WKVState as WKVState

@@ -2,11 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What GLA and RetNet share: gated linear attention between the projections of recurrent.py."""
 
+import functools
+
 from flax import nnx
 
 from deltanet_jax.mixers.base import Context, read_out
 from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, is_one_step
-from pallas_kernels import gated_linear_attention, gated_linear_attention_step
+from deltanet_jax.sharding import operator_axes
+from pallas_kernels import (
+    gated_linear_attention,
+    gated_linear_attention_sharded,
+    gated_linear_attention_step,
+)
 
 
 class DecayingMixer(RecurrentMixer):
@@ -28,7 +35,10 @@ class DecayingMixer(RecurrentMixer):
         if is_one_step(q, memory, segment_ids):
             o, memory = gated_linear_attention_step(memory, *(y[:, 0] for y in (q, k, v, g)))
             return o[:, None], memory
-        o, memory = gated_linear_attention(
+        axes, run = operator_axes(), gated_linear_attention
+        if axes is not None:
+            run = functools.partial(gated_linear_attention_sharded, **axes)
+        o, memory = run(
             q,
             k,
             v,

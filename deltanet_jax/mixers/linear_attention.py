@@ -3,6 +3,7 @@
 """Additive linear attention: the memory that DeltaNet corrects instead of adding to."""
 
 import dataclasses
+import functools
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ from flax import nnx
 from deltanet_jax.config import check_one_of
 from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer
-from pallas_kernels import linear_attention
+from deltanet_jax.sharding import operator_axes
+from pallas_kernels import gated_linear_attention_sharded, linear_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,10 @@ class LinearAttention(RecurrentMixer):
         """See recurrent.py."""
         if self.config.normalize:  # the normaliser is one more value that is always 1
             v = jnp.concatenate([v, jnp.ones((*v.shape[:3], 1), v.dtype)], axis=-1)
-        o, memory = linear_attention(
+        axes, run = operator_axes(), linear_attention
+        if axes is not None:
+            run = functools.partial(gated_linear_attention_sharded, g=None, **axes)
+        o, memory = run(
             q,
             k,
             v,

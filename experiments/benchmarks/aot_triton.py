@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles every Triton kernel of the delta rule to machine code, without a GPU: `make aot`.
+"""Compiles every Triton kernel to machine code, without a GPU: `make aot`.
 
-For each size below forward and backward are traced, and every launch in them is compiled with its
-own tile: the first for every compute capability that the kernels take, the others for 8.0 and 9.0
-(8.6 and 8.9 get the code of 8.0, and must do with less shared memory). Prints grid, warps,
+For each case below forward and backward are traced, and every launch in them is compiled with its
+own tile: an operator's first for every compute capability that the kernels take, the others for 8.0
+and 9.0 (8.6 and 8.9 get the code of 8.0, and must do with less shared memory). Prints grid, warps,
 registers, bytes spilled, shared memory and the seconds of compiling. The exit code is 1 if
 something does not compile, spills more than SPILL_LIMIT or needs more shared memory than a block of
 such a GPU may have.
@@ -14,6 +14,7 @@ Needs Triton, which brings its ptxas: requirements-aot.txt.
 
 import concurrent.futures
 import functools
+import importlib
 import multiprocessing
 import os
 import re
@@ -32,21 +33,50 @@ from pallas_kernels._common import triton_device
 # Bytes of spill stores a thread. On an H200 the reverse pass of many heads is faster with 296 of
 # them and four warps than with none and eight.
 SPILL_LIMIT = 320
-# B, T, H, K, V, dtype, with segments
-SIZES = (
-    (16, 2048, 16, 128, 128, "bfloat16", False),  # many heads
-    (1, 4096, 16, 128, 128, "float16", True),  # few
-    (16, 2048, 32, 64, 64, "bfloat16", True),
-    (16, 2048, 8, 256, 256, "bfloat16", False),
-    (1, 4096, 16, 128, 128, "float32", False),
-    (1, 16, 16, 128, 128, "bfloat16", False),  # few tokens
+
+
+class Case(NamedTuple):
+    """Inputs that an operator is compiled for.
+
+    Attributes:
+        operator: a name in OPERATORS.
+        sizes: B, T, H, K, V; of the selective scan B, T, D, N.
+        dtype: of the inputs.
+        segmented: with segments.
+        decay: of linear attention: "none", "head" or "channel".
+    """
+
+    operator: str
+    sizes: tuple[int, ...]
+    dtype: str
+    segmented: bool = False
+    decay: str = ""
+
+
+CASES = (
+    Case("delta_rule", (16, 2048, 16, 128, 128), "bfloat16"),  # many heads
+    Case("delta_rule", (1, 4096, 16, 128, 128), "float16", True),  # few
+    Case("delta_rule", (16, 2048, 32, 64, 64), "bfloat16", True),
+    Case("delta_rule", (16, 2048, 8, 256, 256), "bfloat16"),
+    Case("delta_rule", (1, 4096, 16, 128, 128), "float32"),
+    Case("delta_rule", (1, 16, 16, 128, 128), "bfloat16"),  # few tokens
+    Case("linear_attention", (64, 2048, 4, 128, 256), "bfloat16", False, "channel"),
+    Case("linear_attention", (64, 2048, 8, 128, 256), "bfloat16", True, "head"),
+    Case("linear_attention", (16, 2048, 8, 256, 256), "float16", True, "channel"),
+    Case("linear_attention", (16, 2048, 8, 128, 128), "float32", True, "channel"),
+    Case("linear_attention", (16, 2048, 8, 256, 256), "float32", False, "head"),
+    Case("linear_attention", (16, 2048, 8, 64, 64), "float16", False, "none"),
+    Case("selective_scan", (64, 2048, 2048, 16), "bfloat16"),
+    Case("selective_scan", (64, 2048, 2048, 64), "float32", True),
 )
+OPTIONS = ("SEGMENTS", "OUTPUT", "SAVE", "REVERSE")  # of a kernel, worth naming
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "int32": "*i32"}
 
 
 class Launch(NamedTuple):
     """A kernel as it is launched: what Triton's compiler is given, and the grid."""
 
+    module: str
     kernel: str
     signature: dict[str, str]
     constants: dict[str, object]
@@ -55,16 +85,56 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
 
 
-def capabilities(sizes: list[int]) -> list[int]:
-    """What these sizes are compiled for."""
-    first = tuple(sizes) == SIZES[0][: len(sizes)]
-    return [c for c in triton_device.SHARED_MEMORY if first or c % 10 == 0]
+def _delta_rule(case: Case):
+    from pallas_kernels.delta_rule.triton_vjp import delta_rule_triton
+
+    args, _ = arguments(*case.sizes, case.dtype)
+    return functools.partial(delta_rule_triton, scale=0.1, chunk_size=64), args
 
 
-def launches(sizes: tuple, dtype: str, segmented: bool, capability: int) -> list[Launch]:
+def _linear_attention(case: Case):
+    from pallas_kernels.gated_linear_attention.triton_vjp import gated_linear_attention_triton
+
+    (q, k, v, _, state), _ = arguments(*case.sizes, case.dtype)
+    sizes = {"head": 1, "channel": case.sizes[3]}
+    g = None
+    if case.decay != "none":
+        g = jax.ShapeDtypeStruct((*case.sizes[:3], sizes[case.decay]), jnp.float32)
+    run = functools.partial(gated_linear_attention_triton, scale=0.1, chunk_size=64)
+    return run, (q, k, v, g, state)
+
+
+def _selective_scan(case: Case):
+    from pallas_kernels.selective_scan.triton_vjp import selective_scan_triton
+
+    batch, length, width, states = case.sizes
+    x, b = (
+        jax.ShapeDtypeStruct((batch, length, n), jnp.dtype(case.dtype)) for n in (width, states)
+    )
+    dt, a, state = (
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in (x.shape, (states, width), (batch, states, width))
+    )
+    return selective_scan_triton, (x, dt, a, b, b, state)
+
+
+# The operator, called as operator(*arguments, segments, capability=), and its arguments.
+OPERATORS = {
+    "delta_rule": _delta_rule,
+    "linear_attention": _linear_attention,
+    "selective_scan": _selective_scan,
+}
+
+
+def capabilities(case: Case) -> list[int]:
+    """What this case is compiled for."""
+    first = next(c for c in CASES if c.operator == case.operator)
+    return [c for c in triton_device.SHARED_MEMORY if case == first or c % 10 == 0]
+
+
+def launches(case: Case, capability: int) -> list[Launch]:
     """Every launch of forward and backward, each once."""
     from pallas_kernels._common import triton_launch
-    from pallas_kernels.delta_rule import triton_vjp
 
     found = {}
 
@@ -75,24 +145,22 @@ def launches(sizes: tuple, dtype: str, segmented: bool, capability: int) -> list
         types += [POINTERS[x.dtype.name] for x in out]
         signature = dict(zip(kernel.arg_names, types, strict=False))
         signature |= dict.fromkeys(constants, "constexpr")
-        name = kernel.fn.__name__
-        launch = Launch(name, signature, constants, tile, capability, grid)
+        name = kernel.fn.__module__, kernel.fn.__name__
+        launch = Launch(*name, signature, constants, tile, capability, grid)
         found[str(launch._replace(grid=()))] = launch
         return [jnp.zeros(x.shape, x.dtype) for x in out]
 
-    segments = jax.ShapeDtypeStruct(sizes[:2], jnp.int32) if segmented else None
+    operator, args = OPERATORS[case.operator](case)
+    segments = jax.ShapeDtypeStruct(case.sizes[:2], jnp.int32) if case.segmented else None
 
-    def outputs_and_gradients(args, cotangents, segments):
-        run = functools.partial(
-            triton_vjp.delta_rule_triton, scale=0.1, chunk_size=64, capability=capability
-        )
+    def outputs_and_gradients(args, segments):
+        run = functools.partial(operator, capability=capability)
         outputs, vjp = jax.vjp(lambda *args: run(*args, segments), *args)
-        return outputs, vjp(cotangents)
+        return outputs, vjp(outputs)
 
-    args, cotangents = arguments(*sizes, dtype)
     kept, triton_launch.launch = triton_launch.launch, record
     try:
-        jax.eval_shape(outputs_and_gradients, args, cotangents, segments)
+        jax.eval_shape(outputs_and_gradients, args, segments)
     finally:
         triton_launch.launch = kept
     return list(found.values())
@@ -104,22 +172,7 @@ def compile_launch(launch: Launch) -> dict[str, int | float]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from pallas_kernels.delta_rule import (
-        triton_correction,
-        triton_parallel,
-        triton_passes,
-        triton_prepare,
-        triton_recurrent,
-    )
-
-    modules = (
-        triton_correction,
-        triton_parallel,
-        triton_passes,
-        triton_prepare,
-        triton_recurrent,
-    )
-    kernel = next(getattr(m, launch.kernel) for m in modules if hasattr(m, launch.kernel))
+    kernel = getattr(importlib.import_module(launch.module), launch.kernel)
     aligned = [["tt.divisibility", 16]]
     pointers = {
         (i,): aligned
@@ -162,23 +215,26 @@ def failure(launch: Launch, found: dict[str, int | float]) -> str | None:
 def main() -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     print(
-        "| GPU | B, T, H, K, V | kernel | grid | warps | registers | spilled, B | shared, B | s |"
+        "| GPU | operator | sizes | kernel | grid | warps | registers | spilled, B | shared, B "
+        "| s |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     failures = []
     # Triton keeps Python's lock while it compiles; and JAX's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(mp_context=context) as pool:
         work = [
-            (sizes, dtype, launch, pool.submit(compile_launch, launch))
-            for *sizes, dtype, segmented in SIZES
-            for capability in capabilities(sizes)
-            for launch in launches(tuple(sizes), dtype, segmented, capability)
+            (case, launch, pool.submit(compile_launch, launch))
+            for case in CASES
+            for capability in capabilities(case)
+            for launch in launches(case, capability)
         ]
-        for sizes, dtype, launch, future in work:
-            options = [k for k in ("SEGMENTS", "OUTPUT", "SAVE") if launch.constants.get(k)]
+        for case, launch, future in work:
+            options = [k for k in OPTIONS if launch.constants.get(k)]
             name = " ".join([launch.kernel, *map(str.lower, options)])
-            where = f"sm_{launch.capability} | {', '.join(map(str, sizes))} {dtype} | {name}"
+            sizes = ", ".join(map(str, case.sizes))
+            about = " ".join([case.operator, case.decay]).strip()
+            where = f"sm_{launch.capability} | {about} | {sizes} {case.dtype} | {name}"
             try:
                 found = future.result()
             except Exception as error:  # the other kernels are still worth knowing

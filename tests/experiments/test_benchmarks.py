@@ -386,12 +386,15 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_triton_kernels_that_do_not_fit(capability, found, wanted):
     """Code for 8.0 must fit 8.6 and 8.9, whose blocks have less shared memory."""
     tile = triton_device.Tile(64, 64, 4, 2)
-    launch = aot_triton.Launch("forward_kernel", {}, {}, tile, capability, (1,))
+    launch = aot_triton.Launch("module", "forward_kernel", {}, {}, tile, capability, (1,))
     failure = aot_triton.failure(launch, found)
     assert failure is None if wanted is None else wanted in failure
 
 
 def test_triton_kernels_are_compiled_for_all_gpus():
-    first, *others = (aot_triton.capabilities(list(sizes)) for sizes in aot_triton.SIZES)
-    assert first == list(triton_device.SHARED_MEMORY)
-    assert all(capabilities == [80, 90] for capabilities in others)
+    seen = set()
+    for case in aot_triton.CASES:
+        first, seen = case.operator not in seen, seen | {case.operator}
+        wanted = list(triton_device.SHARED_MEMORY) if first else [80, 90]
+        assert aot_triton.capabilities(case) == wanted
+    assert seen == set(aot_triton.OPERATORS)

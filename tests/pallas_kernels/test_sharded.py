@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Linear attention and the selective scan over a mesh: the numbers of one device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType
+
+from pallas_kernels import (
+    gated_linear_attention,
+    gated_linear_attention_sharded,
+    linear_attention,
+    selective_scan,
+    selective_scan_sharded,
+)
+from pallas_kernels._common.sharded import over_rows_and_heads
+from tests.helpers.compare import assert_close
+from tests.helpers.operators import log_decays, outputs_and_gradients, random_segments
+from tests.helpers.selective_scan import make_args
+
+AXES = {"rows": ("a",), "heads": ("b",), "sequence": "c"}
+
+
+def mesh(*sizes):
+    axes = ("a", "b", "c")
+    return jax.make_mesh(sizes, axes, (AxisType.Auto,) * 3, devices=jax.devices()[: 2**2])
+
+
+def attention_args(decay):
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(key, (2, 20, 2, 8), jnp.float64) for key in keys[:3])
+    g = [] if decay == "none" else [log_decays(q.shape[:3], "float64")]
+    return q, k, v, *g, jax.random.normal(keys[3], (2, 2, 8, 8), jnp.float64)
+
+
+def calling(operator, **options):
+    def run(*args):
+        *inputs, state, ids = args
+        return operator(*inputs, initial_state=state, segment_ids=ids, chunk_size=16, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("decay", ["head", "none", "scan"])
+def test_numbers_are_those_of_one_device(x64, decay):
+    one, many = {
+        "head": (gated_linear_attention, gated_linear_attention_sharded),
+        "none": (
+            linear_attention,
+            functools.partial(gated_linear_attention_sharded, g=None),
+        ),
+        "scan": (selective_scan, selective_scan_sharded),
+    }[decay]
+    args = make_args(16, "float64") if decay == "scan" else attention_args(decay)
+    length = args[0].shape[1]
+    ids = random_segments(2, length, 8)
+    cotangents = (jnp.cos(args[2] if decay != "scan" else args[0]), jnp.cos(args[-1]))
+    wanted = outputs_and_gradients(calling(one), args, cotangents, ids)
+    on_mesh = calling(many, mesh=mesh(2, 2, 1), **AXES)
+    got = outputs_and_gradients(on_mesh, args, cotangents, ids)
+    for i, (x, y) in enumerate(zip(got, wanted, strict=True)):
+        assert_close(str(i), x, y, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "seen", "implementation"),
+    [
+        ((2, 2, 1), 4, (2, 3), None),
+        ((4, 1, 1), 4, (1, 6), None),
+        ((2, 2, 1), 3, (3, 6), "xla"),  # rows that do not divide
+        ((2, 1, 2), 4, (4, 6), "xla"),  # sequences that are cut
+    ],
+)
+def test_every_device_has_its_rows_and_heads(sizes, rows, seen, implementation):
+    def operator(x, ids, implementation):
+        assert ids is None
+        calls.append((x.shape, implementation))
+        return (x,)
+
+    calls = []
+    x = jnp.arange(rows * 6.0).reshape(rows, 6)
+    arguments = {"x": (x, "B H"), "ids": (None, "B T")}
+    (y,) = over_rows_and_heads(operator, arguments, ("B H",), mesh=mesh(*sizes), **AXES)
+    assert calls == [(seen, implementation)]
+    assert (y == x).all()
