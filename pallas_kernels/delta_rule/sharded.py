@@ -52,10 +52,7 @@ def delta_rule_sharded(
     """
     return spread(
         delta_rule,
-        q,
-        k,
-        v,
-        (beta,),
+        (q, k, v, beta),
         mesh=mesh,
         rows=rows,
         sequence=sequence,
@@ -68,20 +65,18 @@ def delta_rule_sharded(
 
 def spread(
     operator: Callable[..., DeltaRuleOutput],
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H V"],
-    controls: Sequence[Float[Array, "B T H ..."]],
+    inputs: Sequence[jax.Array],
     *,
-    mesh: jax.sharding.AbstractMesh | jax.sharding.Mesh,
-    rows: Sequence[str] = (),
-    sequence: str | None = None,
-    heads: Sequence[str] = (),
-    initial_state: Float[Array, "B H K V"] | None = None,
-    segment_ids: Int[Array, "B T"] | None = None,
+    mesh,
+    rows=(),
+    sequence=None,
+    heads=(),
+    initial_state=None,
+    segment_ids=None,
     **options,
 ) -> DeltaRuleOutput:
-    """`operator`, a delta rule that takes q, k, v, *controls, as `delta_rule_sharded` says."""
+    """`operator`, a delta rule of `inputs` q, k, v and more, as `delta_rule_sharded` says."""
+    q, k, v, *controls = inputs
     ways = {"B": _size(mesh, rows), "T": _size(mesh, [sequence] * bool(sequence))}
     ways["H"] = _size(mesh, heads)
     for axis, size in zip("BTH", q.shape, strict=False):
@@ -94,7 +89,7 @@ def spread(
         initial_state = jnp.zeros(shape, jnp.promote_types(q.dtype, jnp.float32))
     run = functools.partial(_local, functools.partial(operator, **options))
     specs = _Specs(rows, sequence, heads)
-    args = (q, k, v, controls, initial_state, segment_ids)
+    args = (q, k, v, tuple(controls), initial_state, segment_ids)
     if ways["T"] == 1:
         on_mesh = _shard_map(run, mesh, specs.inputs(segment_ids), specs.outputs())
         return DeltaRuleOutput(*on_mesh(*args))

