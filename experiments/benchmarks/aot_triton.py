@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles every Triton kernel of the delta rule to machine code, without a GPU: `make aot`.
+"""Compiles every Triton kernel to machine code, without a GPU: `make aot`.
 
-For each size below forward and backward are traced, and every launch in them is compiled with its
-own tile: the first for every compute capability that the kernels take, the others for 8.0 and 9.0
-(8.6 and 8.9 get the code of 8.0, and must do with less shared memory). Prints grid, warps,
+For each size below the delta rule's forward and backward are traced, and every launch in them is
+compiled with its own tile: the first for every compute capability that the kernels take, the others
+for 8.0 and 9.0 (8.6 and 8.9 get the code of 8.0, and must do with less shared memory). So are the
+kernels of one token of the 1.3B model, and of other head sizes. Prints grid, warps,
 registers, bytes spilled, shared memory and the seconds of compiling. The exit code is 1 if
 something does not compile, spills more than SPILL_LIMIT or needs more shared memory than a block of
 such a GPU may have.
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -41,6 +43,13 @@ SIZES = (
     (1, 4096, 16, 128, 128, "float32", False),
     (1, 16, 16, 128, 128, "bfloat16", False),  # few tokens
 )
+# Of one token, for 8.0 and 9.0: columns, outputs, options of products; H, K, V of steps.
+PRODUCTS = (
+    (2048, 6160, {"norm": True}),
+    (2048, 11264, {"norm": True, "gated": True}),
+    (5632, 2048, {"residual": True}),
+)
+STEPS = ((16, 128, 128), (4, 64, 64), (8, 128, 256))
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "int32": "*i32"}
 
 
@@ -61,13 +70,14 @@ def capabilities(sizes: list[int]) -> list[int]:
     return [c for c in triton_support.SHARED_MEMORY if first or c % 10 == 0]
 
 
-def launches(sizes: tuple, dtype: str, segmented: bool, capability: int) -> list[Launch]:
-    """Every launch of forward and backward, each once."""
-    from pallas_kernels.delta_rule import triton_launch, triton_vjp
+def traced(function: Callable, *args, capability: int) -> list[Launch]:
+    """Every launch of `function(*args)`, each once."""
+    from pallas_kernels.delta_rule import triton_launch
 
     found = {}
 
-    def record(kernel, *arguments, out, grid, tile, capability, **constants):
+    def record(kernel, *arguments, out, grid, tile, capability, aliases=None, **constants):
+        del aliases
         types = ["i32" if isinstance(x, int) else "fp32" for x in arguments]
         for i, x in enumerate(arguments):
             types[i] = POINTERS[x.dtype.name] if hasattr(x, "dtype") else types[i]
@@ -79,9 +89,21 @@ def launches(sizes: tuple, dtype: str, segmented: bool, capability: int) -> list
         found[str(launch._replace(grid=()))] = launch
         return [jnp.zeros(x.shape, x.dtype) for x in out]
 
+    kept, triton_launch.launch = triton_launch.launch, record
+    try:
+        jax.eval_shape(functools.partial(function, capability=capability), *args)
+    finally:
+        triton_launch.launch = kept
+    return list(found.values())
+
+
+def launches(sizes: tuple, dtype: str, segmented: bool, capability: int) -> list[Launch]:
+    """Every launch of the delta rule's forward and backward, each once."""
+    from pallas_kernels.delta_rule import triton_vjp
+
     segments = jax.ShapeDtypeStruct(sizes[:2], jnp.int32) if segmented else None
 
-    def outputs_and_gradients(args, cotangents, segments):
+    def outputs_and_gradients(args, cotangents, segments, capability):
         run = functools.partial(
             triton_vjp.delta_rule_triton, scale=0.1, chunk_size=64, capability=capability
         )
@@ -89,12 +111,48 @@ def launches(sizes: tuple, dtype: str, segmented: bool, capability: int) -> list
         return outputs, vjp(cotangents)
 
     args, cotangents = arguments(*sizes, dtype)
-    kept, triton_launch.launch = triton_launch.launch, record
-    try:
-        jax.eval_shape(outputs_and_gradients, args, cotangents, segments)
-    finally:
-        triton_launch.launch = kept
-    return list(found.values())
+    return traced(outputs_and_gradients, args, cotangents, segments, capability=capability)
+
+
+def decoding_launches(dtype: str, capability: int) -> list[Launch]:
+    """The kernels of one token, of every size."""
+    from pallas_kernels.decoding import triton_calls
+    from pallas_kernels.decoding.delta_net_step import Columns
+
+    def array(*shape, dtype=dtype):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    found = []
+    for columns, outputs, options in PRODUCTS:
+        gated, residual = options.get("gated", False), options.get("residual")
+        weight = array(outputs, columns)
+        scale = array(columns) if options.get("norm") else None
+        found += traced(
+            functools.partial(triton_calls.row_product_triton, norm_eps=1e-6, gated=gated),
+            *(array(1, columns), weight, scale, array(1, outputs) if residual else None, weight),
+            capability=capability,
+        )
+    for heads, key_size, value_size in STEPS:
+        sizes = (heads * key_size, heads * key_size, heads * value_size)
+        columns = Columns(0, sizes[0], 2 * sizes[0], sum(sizes))
+        step = functools.partial(
+            triton_calls.delta_net_step_triton,
+            columns=columns,
+            beta_scale=1.0,
+            norm_eps=1e-6,
+            scale=0.1,
+        )
+        found += traced(
+            step,
+            array(1, sum(sizes) + heads),
+            tuple(array(1, 3, size) for size in sizes),
+            tuple(array(4, size) for size in sizes),
+            array(value_size),
+            array(1, heads, key_size, value_size, dtype="float32"),
+            array(4096, 4096),
+            capability=capability,
+        )
+    return found
 
 
 def compile_launch(launch: Launch) -> dict[str, int | float]:
@@ -103,6 +161,7 @@ def compile_launch(launch: Launch) -> dict[str, int | float]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from pallas_kernels.decoding import triton_kernels
     from pallas_kernels.delta_rule import (
         triton_correction,
         triton_parallel,
@@ -112,6 +171,7 @@ def compile_launch(launch: Launch) -> dict[str, int | float]:
     )
 
     modules = (
+        triton_kernels,
         triton_correction,
         triton_parallel,
         triton_passes,
@@ -174,8 +234,18 @@ def main() -> int:
             for capability in capabilities(sizes)
             for launch in launches(tuple(sizes), dtype, segmented, capability)
         ]
+        work += [
+            (["one token"], dtype, launch, pool.submit(compile_launch, launch))
+            for dtype in ("bfloat16", "float32")
+            for capability in (80, 90)
+            for launch in decoding_launches(dtype, capability)
+        ]
         for sizes, dtype, launch, future in work:
-            options = [k for k in ("SEGMENTS", "OUTPUT", "SAVE") if launch.constants.get(k)]
+            options = [
+                k
+                for k in ("SEGMENTS", "OUTPUT", "SAVE", "NORM", "GATED", "RESIDUAL")
+                if launch.constants.get(k)
+            ]
             name = " ".join([launch.kernel, *map(str.lower, options)])
             where = f"sm_{launch.capability} | {', '.join(map(str, sizes))} {dtype} | {name}"
             try:

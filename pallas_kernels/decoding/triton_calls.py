@@ -18,7 +18,7 @@ AHEAD_BYTES = {"row_product": 8 * 2**20, "delta_net_step": 16 * 2**20}
 
 
 def ahead_programs(kernel: str, size: int) -> int:
-    """Programs that bring the beginning of `size` bytes into the cache, none of them past the end."""
+    """Programs that bring the beginning of `size` bytes into the cache, none past the end."""
     return min(size, AHEAD_BYTES[kernel]) // (LINE_BYTES * LINES)
 
 
@@ -93,7 +93,7 @@ def delta_net_step_triton(
 ):
     """See delta_net_step.py."""
     batch, heads, key_size, value_size = state.shape
-    warps = 4 if key_size * value_size <= 128 * 128 else 8
+    warps = max(1, key_size * value_size // 4096)  # 128 numbers of the state a thread
     programs = ahead_programs("delta_net_step", _bytes(ahead))
     output = jax.ShapeDtypeStruct((batch, heads * value_size), projected.dtype)
     output, *tails, state = triton_launch.launch(

@@ -157,7 +157,9 @@ def test_the_kernels_say_what_they_do_not_take(monkeypatch, x64):
     assert product_reason(1, "bfloat16") is None and step_reason() is None
     assert "one row, got 2" in product_reason(2, "bfloat16")
     assert "got float64" in product_reason(1, "float64")
-    assert "K in (32, 64, 128, 256), got 48" in step_reason(key_size=48)
+    assert "K in (32, 64, 128) and V in (32, 64, 128, 256), got (1, 1, 48, 128)" in step_reason(
+        key_size=48
+    )
     monkeypatch.setattr(triton_support, "capability", lambda: 75)
     assert "compute capability" in product_reason(1, "bfloat16")
     monkeypatch.setattr(triton_support, "capability", lambda: 90)
