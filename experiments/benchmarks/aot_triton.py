@@ -40,17 +40,19 @@ class Case(NamedTuple):
 
     Attributes:
         operator: a name in OPERATORS.
-        sizes: B, T, H, K, V; of the selective scan B, T, D, N.
+        sizes: B, T, H, K, V; of the selective scan B, T, D, N; of one token's product columns and
+            outputs, of its step H, K, V.
         dtype: of the inputs.
         segmented: with segments.
-        decay: of linear attention: "none", "head" or "channel".
+        option: of linear attention its decay, "none", "head" or "channel"; of a product what is
+            computed with it.
     """
 
     operator: str
     sizes: tuple[int, ...]
     dtype: str
     segmented: bool = False
-    decay: str = ""
+    option: str = ""
 
 
 CASES = (
@@ -68,6 +70,12 @@ CASES = (
     Case("linear_attention", (16, 2048, 8, 64, 64), "float16", False, "none"),
     Case("selective_scan", (64, 2048, 2048, 16), "bfloat16"),
     Case("selective_scan", (64, 2048, 2048, 64), "float32", True),
+    Case("row_product", (2048, 6160), "bfloat16", option="norm"),
+    Case("row_product", (2048, 11264), "bfloat16", option="norm gated"),
+    Case("row_product", (5632, 2048), "bfloat16", option="residual"),
+    Case("delta_net_step", (16, 128, 128), "bfloat16"),
+    Case("delta_net_step", (4, 64, 64), "float32"),
+    Case("delta_net_step", (8, 128, 256), "float16"),
 )
 OPTIONS = ("SEGMENTS", "OUTPUT", "SAVE", "REVERSE")  # of a kernel, worth naming
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "int32": "*i32"}
@@ -98,8 +106,8 @@ def _linear_attention(case: Case):
     (q, k, v, _, state), _ = arguments(*case.sizes, case.dtype)
     sizes = {"head": 1, "channel": case.sizes[3]}
     g = None
-    if case.decay != "none":
-        g = jax.ShapeDtypeStruct((*case.sizes[:3], sizes[case.decay]), jnp.float32)
+    if case.option != "none":
+        g = jax.ShapeDtypeStruct((*case.sizes[:3], sizes[case.option]), jnp.float32)
     run = functools.partial(gated_linear_attention_triton, scale=0.1, chunk_size=64)
     return run, (q, k, v, g, state)
 
@@ -118,12 +126,47 @@ def _selective_scan(case: Case):
     return selective_scan_triton, (x, dt, a, b, b, state)
 
 
-# The operator, called as operator(*arguments, segments, capability=), and its arguments.
+def _row_product(case: Case):
+    from pallas_kernels.decoding.triton_calls import row_product_triton
+
+    columns, outputs = case.sizes
+    array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.dtype(case.dtype))
+    weight = array((outputs, columns))
+    scale = array((columns,)) if "norm" in case.option else None
+    residual = array((1, outputs)) if "residual" in case.option else None
+    run = functools.partial(row_product_triton, norm_eps=1e-6, gated="gated" in case.option)
+    return run, (array((1, columns)), weight, scale, residual, weight)
+
+
+def _delta_net_step(case: Case):
+    from pallas_kernels.decoding.delta_net_step import Columns
+    from pallas_kernels.decoding.triton_calls import delta_net_step_triton
+
+    heads, key_size, value_size = case.sizes
+    array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.dtype(case.dtype))
+    sizes = (heads * key_size, heads * key_size, heads * value_size)
+    columns = Columns(0, sizes[0], 2 * sizes[0], sum(sizes))
+    run = functools.partial(
+        delta_net_step_triton, columns=columns, beta_scale=1.0, norm_eps=1e-6, scale=0.1
+    )
+    return run, (
+        array((1, sum(sizes) + heads)),
+        tuple(array((1, 3, size)) for size in sizes),
+        tuple(array((4, size)) for size in sizes),
+        array((value_size,)),
+        jax.ShapeDtypeStruct((1, heads, key_size, value_size), jnp.float32),
+        array((4096, 4096)),
+    )
+
+
+# The operator and its arguments; called as operator(*arguments, segments, capability=), and its
+# gradients are compiled too. Those of one token have neither segments nor gradients.
 OPERATORS = {
     "delta_rule": _delta_rule,
     "linear_attention": _linear_attention,
     "selective_scan": _selective_scan,
 }
+OF_ONE_TOKEN = {"row_product": _row_product, "delta_net_step": _delta_net_step}
 
 
 def capabilities(case: Case) -> list[int]:
@@ -138,7 +181,8 @@ def launches(case: Case, capability: int) -> list[Launch]:
 
     found = {}
 
-    def record(kernel, *arguments, out, grid, tile, capability, **constants):
+    def record(kernel, *arguments, out, grid, tile, capability, aliases=None, **constants):
+        del aliases
         types = ["i32" if isinstance(x, int) else "fp32" for x in arguments]
         for i, x in enumerate(arguments):
             types[i] = POINTERS[x.dtype.name] if hasattr(x, "dtype") else types[i]
@@ -150,12 +194,15 @@ def launches(case: Case, capability: int) -> list[Launch]:
         found[str(launch._replace(grid=()))] = launch
         return [jnp.zeros(x.shape, x.dtype) for x in out]
 
-    operator, args = OPERATORS[case.operator](case)
+    one_token = case.operator in OF_ONE_TOKEN
+    operator, args = (OPERATORS | OF_ONE_TOKEN)[case.operator](case)
+    operator = functools.partial(operator, capability=capability)
     segments = jax.ShapeDtypeStruct(case.sizes[:2], jnp.int32) if case.segmented else None
 
     def outputs_and_gradients(args, segments):
-        run = functools.partial(operator, capability=capability)
-        outputs, vjp = jax.vjp(lambda *args: run(*args, segments), *args)
+        if one_token:
+            return operator(*args)
+        outputs, vjp = jax.vjp(lambda *args: operator(*args, segments), *args)
         return outputs, vjp(outputs)
 
     kept, triton_launch.launch = triton_launch.launch, record
@@ -233,7 +280,7 @@ def main() -> int:
             options = [k for k in OPTIONS if launch.constants.get(k)]
             name = " ".join([launch.kernel, *map(str.lower, options)])
             sizes = ", ".join(map(str, case.sizes))
-            about = " ".join([case.operator, case.decay]).strip()
+            about = " ".join([case.operator, case.option]).strip()
             where = f"sm_{launch.capability} | {about} | {sizes} {case.dtype} | {name}"
             try:
                 found = future.result()

@@ -13,7 +13,7 @@ from pallas_kernels.decoding.row_product import normalize
 from pallas_kernels.delta_rule.step import delta_rule_step
 
 L2_EPS = 1e-6
-KEY_SIZES = (32, 64, 128, 256)
+KEY_SIZES, VALUE_SIZES = (32, 64, 128), (32, 64, 128, 256)
 
 
 class Columns(NamedTuple):
@@ -82,9 +82,9 @@ def _unsupported(projected, tails, taps, norm_scale, state, ahead, **options) ->
     del tails, norm_scale, ahead, options  # any will do
     if taps[0].shape[0] < 2:
         return "the kernel takes at least 2 taps, got 1"
-    for name, size in zip("KV", state.shape[2:], strict=True):
-        if size not in KEY_SIZES:
-            return f"the kernel takes {name} in {KEY_SIZES}, got {size}"
+    key_size, value_size = state.shape[2:]
+    if key_size not in KEY_SIZES or value_size not in VALUE_SIZES:
+        return f"the kernel takes K in {KEY_SIZES} and V in {VALUE_SIZES}, got {state.shape}"
     return triton_device.unavailable(projected.dtype)
 
 
@@ -130,9 +130,9 @@ def delta_net_step(
             Python number, not traced.
         ahead: an array that is needed next, of any shape and dtype: "triton" has its beginning
             brought into the L2 cache while the memory has little to do. Changes no result.
-        implementation: "triton" (K and V of 32, 64, 128 or 256; GPUs of compute capability 8.0,
-            8.6, 8.9 and 9.0 with jax-triton; any dtype but float64), "xla" (any platform), or None:
-            the first that can run here.
+        implementation: "triton" (K of 32, 64 or 128, V also of 256; GPUs of compute capability
+            8.0, 8.6, 8.9 and 9.0 with jax-triton; any dtype but float64), "xla" (any platform), or
+            None: the first that can run here.
     Returns:
         DeltaNetStep(output [B, H V], tails, state). "triton" writes tails and state over the old
         ones where those are not used again.

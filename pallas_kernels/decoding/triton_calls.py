@@ -17,10 +17,13 @@ LINES = 512  # that a program asks for
 AHEAD_BYTES = {"row_product": 8 * 2**20, "delta_net_step": 16 * 2**20}
 
 
-def ahead_programs(kernel: str, ahead: jax.Array | None) -> int:
-    """Programs that bring the beginning of `ahead` into the cache, none of them past its end."""
-    size = 0 if ahead is None else ahead.size * ahead.dtype.itemsize
+def ahead_programs(kernel: str, size: int) -> int:
+    """Programs that bring the beginning of `size` bytes into the cache, none past the end."""
     return min(size, AHEAD_BYTES[kernel]) // (LINE_BYTES * LINES)
+
+
+def _bytes(x: jax.Array | None) -> int:
+    return 0 if x is None else x.size * x.dtype.itemsize
 
 
 def product_tile(columns: int, itemsize: int, gated: bool) -> Tile:
@@ -48,7 +51,7 @@ def row_product_triton(
     rows, columns = weight.shape
     rows = rows // 2 if gated else rows
     tile = product_tile(columns, x.dtype.itemsize, gated)
-    programs = ahead_programs("row_product", ahead)
+    programs = ahead_programs("row_product", _bytes(ahead))
     (y,) = triton_launch.launch(
         row_product_kernel,
         x,
@@ -90,8 +93,8 @@ def delta_net_step_triton(
 ):
     """See delta_net_step.py."""
     batch, heads, key_size, value_size = state.shape
-    warps = 4 if key_size * value_size <= 128 * 128 else 8
-    programs = ahead_programs("delta_net_step", ahead)
+    warps = max(1, key_size * value_size // 4096)  # 128 numbers of the state a thread
+    programs = ahead_programs("delta_net_step", _bytes(ahead))
     output = jax.ShapeDtypeStruct((batch, heads * value_size), projected.dtype)
     output, *tails, state = triton_launch.launch(
         delta_net_kernel,

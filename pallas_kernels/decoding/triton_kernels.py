@@ -19,10 +19,7 @@ L2_EPS = tl.constexpr(1e-6)
 @no_type_check
 def _load(pointers, mask, WHOLE: tl.constexpr):
     """float32; zeros outside the mask, which there is no need to look at where all is inside."""
-    if WHOLE:
-        x = tl.load(pointers)
-    else:
-        x = tl.load(pointers, mask=mask, other=0.0)
+    x = tl.load(pointers) if WHOLE else tl.load(pointers, mask=mask, other=0.0)
     return x.to(tl.float32)
 
 
