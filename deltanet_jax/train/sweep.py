@@ -216,12 +216,13 @@ def train_members(
         CheckpointError: a checkpoint could not be written.
     """
     check_one_device(config)
-    table = RunTable(workdir / "runs.jsonl")
+    rows = workdir / "runs.jsonl"
+    table = RunTable(rows)
     if table.finished(members, config.num_steps, goal):
         return
     runs = Runs(model, config, members)
     data = iter(task.train_dataset(config.batch_size))
-    with Checkpoints(workdir / "checkpoints" / name, 1) as checkpoints:
+    with Checkpoints(workdir / "checkpoints" / name, 1, records=(rows,)) as checkpoints:
         step = checkpoints.newest()
         if step is None:
             step, state = 0, runs.init()
