@@ -81,11 +81,17 @@ COMMAND = (
 
 @pytest.fixture
 def start():
-    """Starts experiments.main, which leaves the memory that this process has taken alone."""
+    """Starts experiments.main on one device, beside what this process has taken of its memory."""
     started = []
 
-    def run(workdir, *arguments, **settings):
-        settings = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **settings}
+    def run(workdir, *arguments, device=0):
+        settings = {
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[
+                device
+            ],
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
         command = [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *COMMAND]
         process = subprocess.Popen(
             [*command, *arguments],
@@ -103,7 +109,7 @@ def start():
         process.communicate()
 
 
-def end_of(process, seconds=300):
+def end_of(process, seconds=120):
     """(exit code, what it said)."""
     said = process.communicate(timeout=seconds)[1]
     return process.returncode, said
@@ -117,7 +123,7 @@ def state_at(workdir, step):
         return checkpoints.restore(step, trainer.abstract_state)
 
 
-def wait_for(happened, processes, seconds=240.0):
+def wait_for(happened, processes, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not happened() and time.monotonic() < deadline:
         for process in processes:
@@ -270,7 +276,7 @@ def test_a_killed_process_ends_the_other_and_both_start_again(start, tmp_path):
         flags += (f"--heartbeat_seconds={HEARTBEAT}",)
         flags += (f"--compilation_cache_dir={tmp_path / 'cache'}",)
         return [
-            start(workdir, *flags, f"--distributed={address},2,{i}", **alone(i)) for i in range(2)
+            start(workdir, *flags, f"--distributed={address},2,{i}", device=i) for i in range(2)
         ]
 
     processes = pair()
@@ -287,11 +293,6 @@ def test_a_killed_process_ends_the_other_and_both_start_again(start, tmp_path):
     ends = [end_of(process) for process in processes]
     assert [code for code, _ in ends] == [INTERRUPTED] * 2, ends
     assert "resumed" in ends[0][1]
-
-
-def alone(index):
-    """What makes a process see one device."""
-    return {"CUDA_VISIBLE_DEVICES": str(index), "JAX_NUM_CPU_DEVICES": "1"}
 
 
 EVALUATES = """
