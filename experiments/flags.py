@@ -267,6 +267,12 @@ def define_compare_flags() -> None:
     flags.DEFINE_integer("repetitions", 3, "timed calls of each", lower_bound=1)
 
 
+def define_drift_flags() -> None:
+    """The flags of experiments.drift."""
+    flags.DEFINE_list("tokens", ["1024", "32768", "1048576"], "after which states are compared")
+    flags.DEFINE_string("record", "", "file of the record; empty records nothing")
+
+
 def define_faults_flags() -> None:
     """The flags of experiments.faults.run."""
     flags.DEFINE_list("faults", None, "kinds of faults to cause; all by default")

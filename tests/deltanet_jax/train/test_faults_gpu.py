@@ -109,7 +109,7 @@ def start():
         process.communicate()
 
 
-def end_of(process, seconds=120):
+def end_of(process, seconds=300):
     """(exit code, what it said)."""
     said = process.communicate(timeout=seconds)[1]
     return process.returncode, said
@@ -123,7 +123,7 @@ def state_at(workdir, step):
         return checkpoints.restore(step, trainer.abstract_state)
 
 
-def wait_for(happened, processes, seconds=120.0):
+def wait_for(happened, processes, seconds=240.0):
     deadline = time.monotonic() + seconds
     while not happened() and time.monotonic() < deadline:
         for process in processes:
