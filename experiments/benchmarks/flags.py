@@ -97,3 +97,4 @@ def define_save_benchmark_flags() -> None:
     flags.DEFINE_integer("saves", 9, "timed saves of each, a third as many as Orbax saves", 1)
     flags.DEFINE_string("scratch_dir", None, "folder to save in; the system's for such by default")
     flags.DEFINE_string("record", "", "file of the record; empty records nothing")
+    flags.DEFINE_string("commit", "", "recorded commit where there is no git repository")

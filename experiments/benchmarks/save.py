@@ -25,9 +25,9 @@ from deltanet_jax.train.checkpoint import Checkpoints
 from deltanet_jax.train.files import write_atomically
 from deltanet_jax.train.step import TrainState
 from experiments.benchmarks.flags import define_save_benchmark_flags
+from experiments.benchmarks.records import machine
 from experiments.faults.damage import Position, make_state
 from experiments.logs import quiet_logs
-from pallas_kernels._common.timing import machine_info
 
 ORBAX_EVERY = 3  # it compresses, which takes many times as long
 
@@ -125,7 +125,7 @@ def main(argv: list[str]) -> None:
     quiet_logs()
     jax.config.update("jax_platforms", "cpu")
     values = flags.FLAGS
-    record = {"rows": [], "machine": machine_info()}
+    record = {"rows": [], "machine": machine(values.commit)}
     with tempfile.TemporaryDirectory(prefix="deltanet-jax-save-", dir=values.scratch_dir) as folder:
         for megabytes in map(int, values.megabytes):
             record["rows"].append(measure(Path(folder), megabytes, values.saves))

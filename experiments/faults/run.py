@@ -35,8 +35,11 @@ FIRST = ("flips", "cuts", "shards", "hostile")
 LAST = "secrets"  # what is looked for in all that the others left
 
 
-def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Callable[[], Outcome]]:
-    """What causes each kind of fault, by the name that --faults takes."""
+Fault = Callable[[], Outcome]
+
+
+def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | list[Fault]]:
+    """What causes each kind of fault, by the name that --faults takes; some in several parts."""
     bits, shards, files, moments = np.random.default_rng(values.seed).spawn(4)
     make_runs, lock = functools.cache(lambda: Runs(scratch, moments)), threading.Lock()
 
@@ -59,7 +62,10 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Callable[[
         "hostile": lambda: hostile.hostile_files(scratch, files, values.files),
         "bombs": lambda: bombs.bombs(scratch),
         "alone": lambda: processes.alone(runs(), few),
-        "kill": lambda: processes.kill(runs(), values.kills),
+        "kill": [
+            lambda part=part: processes.kill(runs(), part)
+            for part in _parts(values.kills, values.at_once)
+        ],
         "kill_in_commit": lambda: processes.kill_in_commit(runs(), some),
         "terminate": lambda: processes.terminate(runs(), some),
         "full_disk": lambda: processes.full_disk(runs(), some),
@@ -73,14 +79,21 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Callable[[
     }
 
 
-def _cause(fault: Callable[[], Outcome]) -> dict:
-    """Prints what came of it, and returns it for the record."""
+def _parts(count: int, most: int) -> list[int]:
+    """`count` in at most so many parts of about the same size."""
+    most = min(count, most)
+    return [count // most + (i < count % most) for i in range(most)]
+
+
+def _cause(fault: Fault) -> Outcome:
+    """Prints what came of it, and returns it."""
     began = time.monotonic()
     outcome = fault()
+    outcome.seconds = round(time.monotonic() - began, 1)
     figures = "".join(f", {k} {v:.3g}" for k, v in outcome.figures.items())
     lines = [f"{outcome.name}: {outcome.caused} caused, {outcome.lost} lost{figures}"]
     print("\n  ".join([*lines, *outcome.problems]), flush=True)
-    return {**dataclasses.asdict(outcome), "seconds": round(time.monotonic() - began, 1)}
+    return outcome
 
 
 class Record:
@@ -92,17 +105,19 @@ class Record:
 
     def __init__(self, folder: str, names: list[str]):
         self._folder, self._names, self._machine = folder, names, machine_info()
-        self._found: dict[str, dict] = {}
+        self._found: dict[str, Outcome] = {}
 
     @property
     def lost(self) -> int:
-        return sum(outcome["lost"] for outcome in self._found.values())
+        return sum(outcome.lost for outcome in self._found.values())
 
-    def add(self, name: str, outcome: dict) -> None:
-        """A kind that is through."""
-        self._found[name] = outcome
+    def add(self, name: str, outcome: Outcome) -> None:
+        """A kind, or a part of one, that is through."""
+        self._found[name] = outcome + self._found[name] if name in self._found else outcome
         if self._folder:
-            found = [self._found[name] for name in self._names if name in self._found]
+            found = [
+                dataclasses.asdict(self._found[name]) for name in self._names if name in self._found
+            ]
             make_directory(Path(self._folder))
             text = json.dumps({"machine": self._machine, "faults": found}, indent=2)
             write_atomically(Path(self._folder) / "record.json", text + "\n")
@@ -126,7 +141,11 @@ def main(argv: list[str]) -> None:
                 record.add(name, _cause(faults[name]))
         with concurrent.futures.ThreadPoolExecutor(values.at_once) as pool:
             others = [name for name in names if name not in (*FIRST, LAST)]
-            jobs = {pool.submit(_cause, faults[name]): name for name in others}
+            jobs = {
+                pool.submit(_cause, part): name
+                for name in others
+                for part in (faults[name] if isinstance(faults[name], list) else [faults[name]])
+            }
             for job in concurrent.futures.as_completed(jobs):
                 record.add(jobs[job], job.result())
         if LAST in names:
