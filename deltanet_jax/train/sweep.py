@@ -189,7 +189,7 @@ class RunTable:
 
 
 def _is_of(row: dict, member: Member) -> bool:
-    return all(row[name] == value for name, value in member._asdict().items())
+    return all(row.get(name) == value for name, value in member._asdict().items())
 
 
 def train_members(
