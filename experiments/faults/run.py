@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from deltanet_jax.train.files import make_directory, write_atomically
-from experiments.faults import bombs, damage, hostile, processes
+from experiments.faults import arguments, bombs, damage, hostile, processes
 from experiments.faults.outcome import Outcome
 from experiments.faults.runs import Runs, find_secrets
 from experiments.flags import define_faults_flags
@@ -31,7 +31,7 @@ from experiments.logs import quiet_logs
 from pallas_kernels._common.timing import machine_info
 
 # In this process, in which Orbax saves one thing at a time; others start processes, side by side.
-FIRST = ("flips", "cuts", "shards", "hostile")
+FIRST = ("flips", "cuts", "shards", "hostile", "arguments")
 LAST = "secrets"  # what is looked for in all that the others left
 
 
@@ -40,7 +40,7 @@ Fault = Callable[[], Outcome]
 
 def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | list[Fault]]:
     """What causes each kind of fault, by the name that --faults takes; some in several parts."""
-    bits, shards, files, moments = np.random.default_rng(values.seed).spawn(4)
+    bits, shards, files, moments, given = np.random.default_rng(values.seed).spawn(5)
     make_runs, lock = functools.cache(lambda: Runs(scratch, moments)), threading.Lock()
 
     def runs() -> Runs:
@@ -60,6 +60,7 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | li
         "cuts": lambda: damage.cut_files(scratch),
         "shards": lambda: damage.flip_shards(scratch, shards, values.flips),
         "hostile": lambda: hostile.hostile_files(scratch, files, values.files),
+        "arguments": lambda: arguments.hostile_arguments(given, max(1, values.files // 10)),
         "bombs": lambda: bombs.bombs(scratch),
         "alone": lambda: processes.alone(runs(), few),
         "kill": [
