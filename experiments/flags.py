@@ -267,13 +267,20 @@ def define_compare_flags() -> None:
     flags.DEFINE_integer("repetitions", 3, "timed calls of each", lower_bound=1)
 
 
+def define_drift_flags() -> None:
+    """The flags of experiments.drift."""
+    flags.DEFINE_list("tokens", ["1024", "32768", "1048576"], "after which states are compared")
+    flags.DEFINE_string("record", "", "file of the record; empty records nothing")
+
+
 def define_faults_flags() -> None:
     """The flags of experiments.faults.run."""
     flags.DEFINE_list("faults", None, "kinds of faults to cause; all by default")
-    flags.DEFINE_integer("kills", 100, "runs killed; signals, full disks a quarter each", 1)
+    flags.DEFINE_integer("kills", 100, "runs killed at random moments", 1)
+    flags.DEFINE_integer("others", 25, "signals, full disks, ... each; a quarter of slow kinds", 1)
     flags.DEFINE_integer("flips", 200, "bits flipped", lower_bound=1)
-    flags.DEFINE_integer("files", 10_000, "hostile files read", lower_bound=1)
-    flags.DEFINE_integer("megabytes", 256, "size of the checkpoint that is timed", lower_bound=1)
+    flags.DEFINE_integer("files", 10_000, "hostile files read; a tenth as many calls", 1)
+    flags.DEFINE_integer("at_once", 2, "kinds of faults that are caused side by side", 1)
     flags.DEFINE_integer("seed", 0, "of moments, bits and files", lower_bound=0)
     flags.DEFINE_string("record_dir", "", "folder of record.json; empty records nothing")
 

@@ -16,9 +16,11 @@ import matplotlib
 
 from deltanet_jax.train.metrics import read_metrics
 from experiments.benchmarks.mixers_tables import mixers_speed_section, save_mixers_picture
+from experiments.benchmarks.save import table as save_table
 from experiments.benchmarks.tables import kernels_section, save_pictures
 from experiments.benchmarks.train_tables import save_training_picture, training_section
 from experiments.compare import table as compare_table
+from experiments.drift import table as drift_table
 from experiments.lm_small_report import lm_small_section, save_lm_small_pictures
 from experiments.mixers_report import mixers_section
 from experiments.plots import save_loss_plot
@@ -111,6 +113,22 @@ def faults_section() -> str:
     return "\n".join([*lines, "", "; ".join(figures) + ".", "", _machine(record["machine"])])
 
 
+def saves_section() -> str:
+    """What hashing a checkpoint costs, on each machine that there is a record of."""
+    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "save").glob("*.json"))]
+    return "\n\n".join(
+        part
+        for record in records
+        for part in (save_table(record["rows"]), _machine(record["machine"]))
+    )
+
+
+def drift_section() -> str:
+    """How far states of float32 are from float64 after many tokens."""
+    record = _read("drift", "record.json")
+    return "\n".join([drift_table(record["rows"]), "", _machine(record["machine"])])
+
+
 SECTIONS = {
     "README.md": {
         "mixers": mixers_section,
@@ -123,7 +141,11 @@ SECTIONS = {
         "suites": suites_section,
         "lm_small": lm_small_section,
     },
-    "docs/reliability.md": {"faults": faults_section},
+    "docs/reliability.md": {
+        "faults": faults_section,
+        "saves": saves_section,
+        "drift": drift_section,
+    },
 }
 
 

@@ -118,6 +118,8 @@ def _check(axes: str, k, v, w, u) -> dict[str, int]:
 
 
 def _check_state(name: str, state: WKVState, sizes: dict[str, int], v) -> None:
+    if not isinstance(state, WKVState):
+        raise TypeError(f"{name}: wanted a WKVState, got {type(state).__name__}")
     for field, x in state._asdict().items():
         checks.check_shape(f"{name}.{field}", x, "B D", sizes)
         checks.check_dtype(f"{name}.{field}", x, state_dtype(v.dtype))

@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from deltanet_jax.sharding import path_name
 from deltanet_jax.train import manifest
-from deltanet_jax.train.files import first_process, sync
+from deltanet_jax.train.files import first_process, make_directory, sync
 from deltanet_jax.train.step import TrainState
 
 logger = logging.getLogger("deltanet_jax")
@@ -55,18 +55,25 @@ class Checkpoints:
         saved_step: the newest step that was restored or handed to `save`, or None.
     """
 
-    def __init__(self, directory: Path, keep: int = 0, facts: dict | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        keep: int = 0,
+        facts: dict | None = None,
+        records: tuple[Path, ...] = (),
+    ):
         """`keep`: newest checkpoints kept. 0 is for reading: nothing is written, moved or removed.
 
-        `facts`: JSON values written into every manifest.
+        `facts`: JSON values written into every manifest. `records`: files about the same steps, if
+        they are there; what is in them at a save is on disk before its checkpoint gets its name.
         """
         self._directory = directory.resolve()
-        self._keep, self._facts = keep, facts or {}
+        self._keep, self._facts, self._records = keep, facts or {}, records
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future | None = None
         self.saved_step: int | None = None
         if keep and jax.process_index() == 0:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self._directory)
             for path in self._directory.iterdir():
                 if LEFTOVER.match(path.name):
                     shutil.rmtree(path)
@@ -170,6 +177,9 @@ class Checkpoints:
                 response.result()
                 early.stop()
                 manifest.write(folder, facts, early)
+            for path in filter(Path.exists, self._records):
+                sync(path)
+                sync(path.parent)
             os.rename(folder, self._directory / str(step))
             sync(self._directory)
             for old in self.steps[: -self._keep]:

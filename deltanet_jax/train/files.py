@@ -29,6 +29,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Makes it and what it lies in, where they are not there; their names are on disk then."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes `path` so that at any instant it holds the old text or the new one."""
     temporary = path.with_name(path.name + ".tmp")
@@ -85,7 +93,7 @@ def prepare_directory(directory: Path, needed_bytes: int) -> None:
         ValueError: they cannot, or the disk has less than `needed_bytes` free.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         probe = directory / f"probe-{os.getpid()}"
         write_atomically(probe, "probe")
         probe.unlink()

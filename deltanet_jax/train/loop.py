@@ -173,7 +173,12 @@ def train(
             "data": fingerprint(task, config.batch_size),
             "machine": machine,
         }
-        checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, facts)
+        checkpoints = Checkpoints(
+            workdir / "checkpoints",
+            config.keep_checkpoints,
+            facts,
+            records=(workdir / "metrics.jsonl",),
+        )
         resources.enter_context(checkpoints)
         data = iter(task.train_dataset(config.batch_size))
         step = checkpoints.newest()

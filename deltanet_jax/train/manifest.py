@@ -17,6 +17,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from deltanet_jax.train.files import read_json, sync, write_atomically
 
@@ -26,8 +27,9 @@ NAME = "manifest.json"
 FORMAT_VERSION = 2
 PIECE_BYTES = {1: 2**62, 2: 16 * 2**20}
 BUFFER_BYTES = 2**20
+EARLY_BYTES = BUFFER_BYTES  # smaller files are hashed in the end
 THREADS = min(8, os.cpu_count() or 1)  # hashing leaves Python's lock to others
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.02
 
 
 class Damaged(Exception):
@@ -35,21 +37,23 @@ class Damaged(Exception):
 
 
 class Early:
-    """Hashes large files piece by piece while they are written; use as a context manager.
+    """Hashes files piece by piece while they are written; use as a context manager.
 
-    For writers that only append, as TensorStore's do: bytes with a whole piece after them stay as
-    they are. Were that wrong, the hash would not be the file's and the checkpoint count as damaged.
+    For writers that only append, as TensorStore's do: what is below a file's size stays as it is.
+    Were that wrong, the hash would not be the file's and the checkpoint count as damaged. Most of
+    it is done while the kernel writes to the disk what the writer waits for.
     """
 
     def __init__(self, directory: Path, prefix: str):
         """Looks at the folders in `directory` whose names begin with `prefix`."""
         self._directory, self._prefix = directory, prefix
-        # By inode and place. A file that is open keeps its inode from being given to another.
-        self._digests: dict[tuple[int, int], bytes] = {}
-        self._files = contextlib.ExitStack()
-        self._inodes: set[int] = set()
+        # A file that is open keeps its inode from being given to another, and may be renamed.
+        self._files: dict[int, BinaryIO] = {}
+        self._sizes: dict[int, int] = {}
+        self._jobs: dict[tuple[int, int, int], concurrent.futures.Future[bytes]] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, "early hashes")
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="early hashes", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="early looks", daemon=True)
 
     def __enter__(self) -> "Early":
         self._thread.start()
@@ -57,16 +61,19 @@ class Early:
 
     def __exit__(self, *exc_info) -> None:
         self.stop()
-        self._files.close()
+        self._pool.shutdown(cancel_futures=True)
+        for file in self._files.values():
+            file.close()
 
     def stop(self) -> None:
-        """Ends the looking; what is known stays."""
+        """Ends the looking; what is known or begun stays."""
         self._over.set()
         self._thread.join()
 
-    def get(self, path: Path, start: int) -> bytes | None:
-        """The digest of a whole piece of `path`, if it is known."""
-        return self._digests.get((path.stat().st_ino, start))
+    def get(self, path: Path, start: int, size: int) -> bytes | None:
+        """The digest of `size` bytes of `path` from `start` on, if it is known or begun."""
+        job = self._jobs.get((path.stat().st_ino, start, size))
+        return job and job.result()
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
@@ -77,20 +84,22 @@ class Early:
                         self._look(path)
 
     def _look(self, path: Path) -> None:
-        piece = PIECE_BYTES[FORMAT_VERSION]
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size < 2 * piece:
+        inode, size = found.st_ino, found.st_size
+        if not stat.S_ISREG(found.st_mode) or size < EARLY_BYTES:
             return
-        if found.st_ino not in self._inodes:
-            file = self._files.enter_context(path.open("rb"))
-            if os.fstat(file.fileno()).st_ino != found.st_ino:
+        if inode not in self._files:
+            file = path.open("rb", buffering=0)
+            if os.fstat(file.fileno()).st_ino != inode:
+                file.close()
                 return
-            self._inodes.add(found.st_ino)
-        for start in range(0, found.st_size - 2 * piece + 1, piece):
-            if self._over.is_set():
-                return
-            if (found.st_ino, start) not in self._digests:
-                self._digests[found.st_ino, start] = _piece(path, start, piece)
+            self._files[inode] = file
+        whole, self._sizes[inode] = self._sizes.get(inode) == size, size
+        for start, count in _pieces(size, PIECE_BYTES[FORMAT_VERSION]):
+            place = inode, start, count
+            # A shorter piece is the last one of a file that has stopped growing.
+            if place not in self._jobs and (whole or count == PIECE_BYTES[FORMAT_VERSION]):
+                self._jobs[place] = self._pool.submit(_digest, self._files[inode], start, count)
 
 
 def write(folder: Path, facts: dict, early: Early | None = None) -> None:
@@ -99,9 +108,12 @@ def write(folder: Path, facts: dict, early: Early | None = None) -> None:
     `facts`: JSON values to keep beside the hashes. `early`: digests that may be known already.
     """
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    folders = [p for p in folder.rglob("*") if p.is_dir()]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        syncs = [pool.submit(sync, path) for path in (*paths, *folders)]
         hashes = list(_sha256s(paths, pool, early=early))
-        list(pool.map(sync, [*paths, *(p for p in folder.rglob("*") if p.is_dir())]))
+        for done in syncs:
+            done.result()
     files = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest}
         for path, digest in zip(paths, hashes, strict=True)
@@ -195,18 +207,21 @@ def _sha256s(
 
     piece_bytes = PIECE_BYTES[version]
 
-    def digest(path: Path, start: int) -> bytes:
-        known = early and early.get(path, start)
-        return known or _piece(path, start, piece_bytes)
+    def digest(path: Path, start: int, size: int) -> bytes:
+        known = early and early.get(path, start, size)
+        return known or _piece(path, start, size)
 
     jobs = [
-        [pool.submit(digest, path, start) for start in _starts(path, piece_bytes)] for path in paths
+        [pool.submit(digest, path, *piece) for piece in _pieces(path.stat().st_size, piece_bytes)]
+        for path in paths
     ]
     return (_combined([job.result() for job in pieces]) for pieces in jobs)
 
 
-def _starts(path: Path, piece_bytes: int) -> range:
-    return range(0, max(1, path.stat().st_size), piece_bytes)
+def _pieces(size: int, piece_bytes: int) -> Iterator[tuple[int, int]]:
+    """First byte and length of each piece; an empty file has one."""
+    starts = range(0, max(1, size), piece_bytes)
+    return ((start, min(piece_bytes, size - start)) for start in starts)
 
 
 def _combined(digests: list[bytes]) -> str:
@@ -216,12 +231,17 @@ def _combined(digests: list[bytes]) -> str:
 
 
 def _piece(path: Path, start: int, size: int) -> bytes:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER_BYTES))
     with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while size > 0 and (count := file.readinto(buffer[: min(size, BUFFER_BYTES)])):
-            digest.update(buffer[:count])
-            size -= count
+        return _digest(file, start, size)
+
+
+def _digest(file: BinaryIO, start: int, size: int) -> bytes:
+    """Of `size` bytes, fewer at the file's end; several threads may read the same file."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(BUFFER_BYTES))
+    end = start + size
+    while count := os.preadv(file.fileno(), [buffer[: min(end - start, BUFFER_BYTES)]], start):
+        digest.update(buffer[:count])
+        start += count
     return digest.digest()
 
 

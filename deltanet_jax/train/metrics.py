@@ -3,6 +3,7 @@
 """Where numbers go: JSON lines (the record), TensorBoard (a view of it), a progress bar."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from tqdm import tqdm
 
 from deltanet_jax.train.board import Board
 from deltanet_jax.train.files import first_process, write_atomically
+
+logger = logging.getLogger("deltanet_jax")
 
 
 class MetricsLog:
@@ -84,13 +87,22 @@ def named(group: str, values: dict[str, float]) -> dict[str, float]:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Rows of a `metrics.jsonl`; a last line cut off by a crash is left out."""
-    rows = []
-    for line in path.read_text(errors="replace").splitlines():
+    """Rows of a `metrics.jsonl`, up to the first line that is none.
+
+    That is a last line cut off by a crash, or the file is damaged, which is logged.
+    """
+    rows: list[dict] = []
+    lines = path.read_text(errors="replace").splitlines()
+    for line in lines:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        rows.append(row)
+    if len(rows) < len(lines) - 1:
+        logger.warning("%s: line %d is damaged, left out with all after it", path, len(rows) + 1)
     return rows
 
 

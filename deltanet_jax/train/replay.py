@@ -25,11 +25,12 @@ def keep(
 ) -> Path:
     """Writes both. Returns their folder. Raises CheckpointError, OSError."""
     folder = workdir / FOLDER
+    batch = folder / f"batch-{error.step}.npz"
     if jax.process_index() == 0:
         folder.mkdir(exist_ok=True)
-        with (folder / f"batch-{error.step}.npz").open("wb") as file:
+        with batch.open("wb") as file:
             np.savez(file, **error.batch)
-    with Checkpoints(folder, 1, facts) as checkpoints:
+    with Checkpoints(folder, 1, facts, records=(batch,)) as checkpoints:
         checkpoints.save(error.step, state, data)
     return folder
 

@@ -201,7 +201,7 @@ class RunTable:
 
 
 def _is_of(row: dict, member: Member) -> bool:
-    return all(row[name] == value for name, value in member._asdict().items())
+    return all(row.get(name) == value for name, value in member._asdict().items())
 
 
 def _is_any_of(row: dict, members: Sequence[Member]) -> bool:
@@ -235,12 +235,13 @@ def train_members(
     """
     began = time.perf_counter() if began is None else began
     check_one_device(config)
-    table = RunTable(workdir / "runs.jsonl")
+    rows = workdir / "runs.jsonl"
+    table = RunTable(rows)
     if table.finished(members, config.num_steps, goal):
         return
     runs = Runs(model, config, members)
     data = iter(task.train_dataset(config.batch_size))
-    with Checkpoints(workdir / "checkpoints" / name, 1) as checkpoints:
+    with Checkpoints(workdir / "checkpoints" / name, 1, records=(rows,)) as checkpoints:
         step = checkpoints.newest()
         if step is None:
             step, state = 0, runs.init()

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from deltanet_jax.generate import bucket
 from deltanet_jax.model import LanguageModel
 from deltanet_jax.sampling import Sampling
+from deltanet_jax.train.files import write_atomically
 from experiments.text.completion import complete
 from experiments.text.tokenizers import Tokenizer
 from experiments.text.wikitext import rolling_windows
@@ -61,6 +62,8 @@ class Results:
     Args:
         path: the file; None keeps results in memory alone.
         of: whatever else the results depend on (weights, tokenizer, lengths), as text.
+    Raises:
+        ValueError: a line of the file is damaged; names it.
     """
 
     def __init__(self, path: Path | None, of: str):
@@ -68,12 +71,23 @@ class Results:
         self._found: dict[str, list] = {}
         if path is None or not path.exists():
             return
-        for line in path.read_bytes().splitlines(keepends=True):
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
             if line.endswith(b"\n"):  # else its writing was interrupted
-                row = json.loads(line)
-                self._found[row["key"]] = row["result"]
-        whole = "".join(self._line(key) for key in self._found)
-        path.write_text(whole)
+                self._take(line, f"workdir: {path}:{number}")
+        write_atomically(path, "".join(self._line(key) for key in self._found))
+
+    def _take(self, line: bytes, where: str) -> None:
+        try:
+            row = json.loads(line)
+            key, result = row["key"], row["result"]
+            if not isinstance(key, str) or not isinstance(result, list):
+                raise TypeError("wrong types")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"{where}: wanted an answer that an evaluation kept, got {line[:40]!r}; without "
+                "the file all is asked again"
+            ) from error
+        self._found[key] = result
 
     def key(self, request: object) -> str:
         """The hash of a request of plain JSON values."""

@@ -151,13 +151,17 @@ def _squad(doc: dict) -> Completion:
 
 def _read_squad(path: Path) -> list[dict]:
     """Every question of SQuAD v1.1's file, with its paragraph."""
-    (whole,) = read_json_lines(path, "data")
-    return [
-        {**question, "context": paragraph["context"]}
-        for article in whole["data"]
-        for paragraph in article["paragraphs"]
-        for question in paragraph["qas"]
-    ]
+    rows = read_json_lines(path, "data")
+    try:
+        (whole,) = rows
+        return [
+            {**question, "context": paragraph["context"]}
+            for article in whole["data"]
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"data: {path}: wanted one object as SQuAD v1.1 has: {error}") from error
 
 
 def _read_piqa(path: Path) -> list[dict]:

@@ -1,19 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of stored bytes: flipped bits, cut and missing files, and what hashing costs."""
+"""Faults of stored bytes: flipped bits, cut and missing files."""
 
-import contextlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
-from deltanet_jax.train import checkpoint, manifest
 from deltanet_jax.train.checkpoint import Checkpoints
 from deltanet_jax.train.guard import init_guard
 from deltanet_jax.train.step import TrainState
@@ -124,71 +120,3 @@ def flip_shards(scratch: Path, rng: np.random.Generator, count: int) -> Outcome:
         else:
             outcome.add_problem(f"bit {bit} was let through")
     return outcome
-
-
-def _save_seconds(directory: Path, state: TrainState) -> tuple[float, float, float]:
-    """Seconds that a step waits for a save, until it is committed, and of all cores together."""
-    with Checkpoints(directory, 1) as checkpoints:
-        began, began_cores = time.perf_counter(), time.process_time()
-        checkpoints.save(1, state, Position())
-        blocked = time.perf_counter() - began
-        checkpoints.wait()
-        seconds = time.perf_counter() - began
-    return blocked, seconds, time.process_time() - began_cores
-
-
-def hashing(scratch: Path, megabytes: int, saves: int = 8) -> Outcome:
-    """What hashing costs: saves as they are, without hashes, and as Orbax saves by default.
-
-    One of each in turn, medians of all. Other work on the machine lengthens wall times, but hardly
-    the seconds that cores are busy.
-    """
-    outcome = Outcome("hashing of a checkpoint")
-    state = make_state(1, megabytes * 2**20 // 3)
-    directory = scratch / "hashing"
-    ways = {"": contextlib.nullcontext, "_without_hashes": _no_hashes, "_of_orbax": _as_orbax_does}
-    times: dict[str, list[tuple[float, ...]]] = {way: [] for way in ways}
-    verify_seconds = []
-    _save_seconds(scratch / "first", state)  # which compiles
-    for _ in range(saves):
-        for way, context in ways.items():
-            with context():
-                times[way].append(_save_seconds(directory, state))
-            if not way:
-                began = time.perf_counter()
-                manifest.verify(directory / "1")
-                verify_seconds.append(time.perf_counter() - began)
-            shutil.rmtree(directory)
-    medians = {way: np.median(times[way], axis=0) for way in ways}
-    outcome.figures = {
-        "megabytes": float(megabytes),
-        **{f"save_seconds{way}": float(medians[way][1]) for way in ways},
-        **{f"core_seconds{way}": float(medians[way][2]) for way in ways},
-        "seconds_the_step_waits": float(medians[""][0]),
-        "verify_gigabytes_per_second": megabytes * 2**20 / 1e9 / float(np.median(verify_seconds)),
-    }
-    return outcome
-
-
-@contextlib.contextmanager
-def _no_hashes() -> Iterator[None]:
-    """Manifests that are written and synced as ever, with no file read."""
-    piece, look = manifest._piece, manifest.Early._look
-    manifest._piece = lambda *_: b""
-    manifest.Early._look = lambda *_: None
-    try:
-        yield
-    finally:
-        manifest._piece, manifest.Early._look = piece, look
-
-
-@contextlib.contextmanager
-def _as_orbax_does() -> Iterator[None]:
-    """Saves with Orbax's own defaults, zstd among them, and no hashes."""
-    uncompressed = checkpoint._uncompressed
-    checkpoint._uncompressed = ocp.Context
-    try:
-        with _no_hashes():
-            yield
-    finally:
-        checkpoint._uncompressed = uncompressed

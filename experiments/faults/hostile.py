@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files nobody should have written, for every reader: refused in time, with a message."""
 
+import base64
 import gzip
 import json
 import lzma
@@ -25,13 +26,17 @@ from deltanet_jax.fla.weights import places, read_weights
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train import manifest
-from deltanet_jax.train.metrics import read_metrics
+from deltanet_jax.train.metrics import keep_rows
+from experiments.evaluation.scoring import Results
+from experiments.evaluation.tasks import read_questions
 from experiments.faults.damage import make_checkpoints
 from experiments.faults.outcome import Outcome
+from experiments.generate import read_prompts
 from experiments.presets import PRESETS
 from experiments.run_config import read_run_config
 from experiments.tasks.language_modeling.data import read_documents
 from experiments.text.shards import Ids, Index, Settings, Shard, Source, read_index
+from experiments.text.tokenizers import END_OF_TEXT, load_tokenizer, printable_bytes
 
 SECONDS = 2.0  # a reader that takes longer has failed
 REFUSALS = (ValueError, manifest.Damaged)
@@ -109,12 +114,49 @@ def _readers(scratch: Path) -> dict[Path, Callable[[Path], object]]:
     return {
         folder / "2" / manifest.NAME: lambda path: manifest.verify(path.parent),
         config: lambda path: read_run_config(path.parent),
-        rows: read_metrics,
+        rows: lambda path: keep_rows(path, lambda row: row["step"] < 9),
         **dict.fromkeys((documents, *packed), lambda path: list(read_documents(path))),
         tokens: read_tokens,
         index: lambda path: read_index(path.parent),
         whole / CONFIG: lambda path: model_config(read_config(path.parent)),
         **dict.fromkeys((whole / SINGLE, sharded / INDEX), read_fla),
+        **_evaluation_readers(run),
+        **_tokenizer_readers(run),
+    }
+
+
+def _evaluation_readers(folder: Path) -> dict[Path, Callable[[Path], object]]:
+    """Questions, answers kept, prompts."""
+    squad = {"paragraphs": [{"context": "c", "qas": [{"question": "q", "answers": ["a"]}]}]}
+    piqa = {"goal": "g", "sol1": "a", "sol2": "b", "label": 1}
+    fda = {"text": "t", "value": "v"}
+    kinds = {
+        "piqa_valid.jsonl": (piqa, lambda path: read_questions("piqa", path.parent)),
+        "squad_v1.1_dev.json": (
+            {"data": [squad]},
+            lambda path: read_questions("squad_dev_containment", path.parent),
+        ),
+        "fda.jsonl.gz": (fda, lambda path: read_questions("fda", path.parent)),
+        "requests.jsonl": ({"key": "a", "result": [1]}, lambda path: Results(path, "")),
+        "prompts.jsonl": ({"prompt": "x"}, lambda path: read_prompts(str(path))),
+    }
+    for name, (row, _) in kinds.items():
+        content = json.dumps(row).encode() + b"\n"
+        (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    return {folder / name: read for name, (_, read) in kinds.items()}
+
+
+def _tokenizer_readers(folder: Path) -> dict[Path, Callable[[Path], object]]:
+    """GPT-2's files and tiktoken's, of all bytes and one merge."""
+    encoder, merges = folder / "encoder.json", folder / "vocab.bpe"
+    encoder.write_text(json.dumps(printable_bytes() | {"ab": 256, END_OF_TEXT: 257}))
+    merges.write_text("#version: 0.2\na b\n")
+    tiktoken = folder / "bytes.tiktoken"
+    lines = [b"%s %d\n" % (base64.b64encode(bytes([byte])), byte) for byte in range(256)]
+    tiktoken.write_bytes(b"".join(lines))
+    return {
+        **dict.fromkeys((encoder, merges), lambda path: load_tokenizer(str(path.parent))),
+        tiktoken: lambda path: load_tokenizer(str(path)),
     }
 
 

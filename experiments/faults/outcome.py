@@ -14,7 +14,8 @@ class Outcome:
         caused: how often.
         lost: how often what is promised did not hold.
         problems: a line for each loss.
-        figures: other numbers found on the way.
+        figures: other numbers found on the way, the larger the worse.
+        seconds: that it took.
     """
 
     name: str
@@ -22,9 +23,22 @@ class Outcome:
     lost: int = 0
     problems: list[str] = dataclasses.field(default_factory=list)
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
 
     def add_problem(self, problem: str | None) -> None:
         """Counts a loss if there is one."""
         if problem is not None:
             self.lost += 1
             self.problems.append(problem)
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        """Of both together, parts of one kind that were caused side by side."""
+        figures = self.figures | other.figures
+        return Outcome(
+            self.name,
+            self.caused + other.caused,
+            self.lost + other.lost,
+            self.problems + other.problems,
+            {k: max(o.figures.get(k, 0.0) for o in (self, other)) for k in figures},
+            max(self.seconds, other.seconds),
+        )

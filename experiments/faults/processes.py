@@ -23,8 +23,9 @@ from experiments.faults.outcome import Outcome
 from experiments.faults.runs import LONGEST, Process, Runs
 
 BROKEN = "experiments.faults.broken"
-EXIT_SECONDS = 10.0  # from a signal to the end of the process
-HANG_SECONDS = 5.0
+# From a signal to the end of the process, or as long as a whole run takes on a machine so busy.
+EXIT_SECONDS = 10.0
+HANG_SECONDS = 20.0  # a busy machine may take some for a step, too
 
 
 def alone(runs: Runs, count: int) -> Outcome:
@@ -40,32 +41,42 @@ def _disturbed(
     runs: Runs,
     count: int,
     name: str,
-    disturb: Callable[[Process], str | None],
+    disturb: Callable[[Process], tuple[bool, str | None]],
     start: Callable[[Path], Process] | None = None,
 ) -> Outcome:
-    """`disturb` hits `count` processes, about three in a row on the same directory."""
-    outcome = Outcome(name)
-    while outcome.caused < count:
+    """`disturb` hits `count` processes, about three in a row on the same directory.
+
+    It returns whether it did, and what was wrong; a process that had finished by itself is not
+    counted, and the last of its directory.
+    """
+    outcome, missed = Outcome(name), 0
+    while outcome.caused < count and missed <= 9 + 2 * count:
         workdir = runs.new_workdir()
-        problems = []
         for _ in range(min(count - outcome.caused, int(runs.rng.integers(1, 5)))):
-            process = (start or runs.start)(workdir)
-            problems.append(disturb(process))
-            problems.append(runs.lost_too_much(workdir))
+            hit, problem = disturb((start or runs.start)(workdir))
+            outcome.add_problem(problem)
+            outcome.add_problem(runs.lost_too_much(workdir))
+            if not hit:
+                missed += 1
+                outcome.add_problem(None if problem else runs.unlike_the_whole(workdir))
+                break
             outcome.caused += 1
-        problems = [p for p in (*problems, runs.ends_like_the_whole(workdir)) if p]
-        outcome.lost += len(problems)
-        outcome.problems += problems
+        else:
+            outcome.add_problem(runs.ends_like_the_whole(workdir))
+    if outcome.caused < count:
+        outcome.add_problem(f"only {outcome.caused} of {count} were hit")
     return outcome
 
 
 def kill(runs: Runs, count: int) -> Outcome:
     """SIGKILL at moments anywhere in a run, from its import to its last evaluation."""
 
-    def disturb(process: Process) -> None:
-        time.sleep(runs.random_moment())
-        process.popen.kill()
-        process.end()
+    def disturb(process: Process) -> tuple[bool, str | None]:
+        if not process.ends_within(runs.random_moment()):
+            process.popen.kill()
+        code, said = process.end()
+        problem = None if code in (-signal.SIGKILL, 0) else f"exit code {code}: {said[-500:]}"
+        return code == -signal.SIGKILL, problem
 
     return _disturbed(runs, count, "kill -9 at a random moment", disturb)
 
@@ -77,10 +88,11 @@ def kill_in_commit(runs: Runs, count: int) -> Outcome:
         place = sorted(KILLS)[int(runs.rng.integers(len(KILLS)))]
         return runs.start(workdir, module=(BROKEN, place, str(runs.rng.integers(1, 4))))
 
-    def disturb(process: Process) -> str | None:
+    def disturb(process: Process) -> tuple[bool, str | None]:
         code, said = process.end()
         # 0: too few saves were left for the one it was to be killed in.
-        return None if code in (-signal.SIGKILL, 0) else f"exit code {code}: {said[-500:]}"
+        problem = None if code in (-signal.SIGKILL, 0) else f"exit code {code}: {said[-500:]}"
+        return code == -signal.SIGKILL, problem
 
     return _disturbed(runs, count, "kill -9 between writing and commit", disturb, start)
 
@@ -89,23 +101,23 @@ def terminate(runs: Runs, count: int) -> Outcome:
     """SIGTERM or SIGINT anywhere after the imports; the code must be the documented one."""
     slowest = 0.0
 
-    def disturb(process: Process) -> str | None:
+    def disturb(process: Process) -> tuple[bool, str | None]:
         nonlocal slowest
         number = signal.SIGTERM if runs.rng.integers(2) else signal.SIGINT
         # Before the handlers are there a signal ends the process as always; nothing is done yet.
-        time.sleep(0.5 * runs.seconds + 0.5 * runs.random_moment())
+        process.ends_within(0.5 * runs.seconds + 0.5 * runs.random_moment())
         process.popen.send_signal(number)
         began = time.monotonic()
         code, said = process.end()
         seconds = time.monotonic() - began
         name = signal.Signals(number).name
         if code not in (0, INTERRUPTED, -number):  # 0: it was finished
-            return f"{name}: exit code {code}: {said[-500:]}"
+            return False, f"{name}: exit code {code}: {said[-500:]}"
         if code == INTERRUPTED:
             slowest = max(slowest, seconds)
-            if seconds > EXIT_SECONDS:
-                return f"{name}: ended {seconds:.1f} s later"
-        return None
+            if seconds > max(EXIT_SECONDS, runs.seconds):
+                return True, f"{name}: ended {seconds:.1f} s later"
+        return code != 0, None
 
     outcome = _disturbed(runs, count, "SIGTERM or SIGINT at a random moment", disturb)
     outcome.figures = {"slowest_seconds_from_signal_to_end": slowest}

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents from files: text, JSONL and Parquet, plain or compressed, one at a time."""
 
+import contextlib
 import gzip
 import json
 import lzma
@@ -72,11 +73,22 @@ def read_documents(path: Path, boundary: str = FILE) -> Iterator[Document]:
         return
     plain = path.with_suffix("") if path.suffix in OPENERS else path
     read = {FILE: _whole, TITLE: _titled}[boundary] if plain.suffix not in JSONL else _jsonl
+    with unpacked("data", path) as (file, raw):
+        yield from read(path, file, raw)
+
+
+@contextlib.contextmanager
+def unpacked(name: str, path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """What is in a file, and the file itself; they are the same unless it is `.gz` or `.xz`.
+
+    Raises:
+        ValueError: in the body, of a compressed file that is damaged; starts with `name`.
+    """
     with path.open("rb") as raw, OPENERS.get(path.suffix, lambda file: file)(raw) as file:
         try:
-            yield from read(path, file, raw)
+            yield file, raw
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"data: {path}: wanted a whole compressed file: {error}") from error
+            raise ValueError(f"{name}: {path}: wanted a whole compressed file: {error}") from error
 
 
 def bounded_lines(name: str, path: Path, file: BinaryIO) -> Iterator[bytes]:
@@ -167,5 +179,5 @@ def _parquet(path: Path) -> Iterator[Document]:
                 if not isinstance(text, str):
                     raise ValueError(f"data: {where}: wanted a text, got {type(text).__name__}")
                 yield Document(text.encode(), where, size * number // rows)
-    except (pyarrow.ArrowException, KeyError) as error:
+    except (pyarrow.ArrowException, KeyError, OSError) as error:  # OSError: damaged pages
         raise ValueError(f'data: {path}: wanted Parquet with a column "text": {error}') from error

@@ -5,7 +5,7 @@
 import json
 from pathlib import Path
 
-from experiments.text.documents import OPENERS, bounded_lines
+from experiments.text.documents import bounded_lines, unpacked
 
 
 def read_json_lines(path: Path, name: str) -> list[dict]:
@@ -15,11 +15,11 @@ def read_json_lines(path: Path, name: str) -> list[dict]:
         path: JSON lines, `.gz` and `.xz` compressed.
         name: of the flag that the path comes from.
     Raises:
-        ValueError: a line that is no JSON object, or far too long; the message starts with `name`
-            and has the line.
+        ValueError: a line that is no JSON object, or far too long; a damaged file; the message
+            starts with `name` and has the line.
     """
     rows = []
-    with OPENERS.get(path.suffix, open)(path, "rb") as file:
+    with unpacked(name, path) as (file, _):
         for number, line in enumerate(bounded_lines(name, path, file), start=1):
             if not line.strip():
                 continue

@@ -163,7 +163,7 @@ def _import(package: str) -> ModuleType:
         ) from error
 
 
-def _printable_bytes() -> dict[str, int]:
+def printable_bytes() -> dict[str, int]:
     """GPT-2's files write every byte as one printable character: itself, or one from 256 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -177,19 +177,20 @@ def _read_gpt2_folder(folder: Path) -> GPT2Tokenizer:
         if len(paths) != 1:
             raise ValueError(f"tokenizer: wanted one {pattern} in {folder}, got {len(paths)}")
         found.append(paths[0].read_bytes())
-    characters = _printable_bytes()
+    characters = printable_bytes()
     try:
         ids = json.loads(found[0])
         end = ids.pop(END_OF_TEXT)
         ranks = {bytes(characters[c] for c in token): rank for token, rank in ids.items()}
         lines = found[1].decode().splitlines()[1:]  # the first is the version
         merges = [line.replace(" ", "") for line in lines if line]
+        in_order = [ids.get(merge) for merge in merges] == list(range(256, 256 + len(merges)))
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(
             f"tokenizer: {folder}: wanted GPT-2's encoder.json and vocab.bpe"
         ) from error
     # Merging goes by rank, so an id is its rank: 256 bytes, then the merges in order.
-    if [ids.get(merge) for merge in merges] != list(range(256, end)):
+    if not in_order or end != 256 + len(merges):
         raise ValueError(f"tokenizer: {folder}: wanted encoder.json's ids in vocab.bpe's order")
     _check_ranks(ranks, str(folder))
     return GPT2Tokenizer(ranks, hashlib.sha256(b"".join(found)).hexdigest())
@@ -207,7 +208,8 @@ def _read_tiktoken(path: Path) -> GPT2Tokenizer:
 
 
 def _check_ranks(ranks: dict[bytes, int], where: str) -> None:
-    if set(ranks.values()) != set(range(len(ranks))) or not all(
+    ids = [rank for rank in ranks.values() if isinstance(rank, int)]
+    if sorted(ids) != list(range(len(ranks))) or not all(
         bytes([byte]) in ranks for byte in range(256)
     ):
         raise ValueError(f"tokenizer: {where}: wanted every byte, and ids from 0 without a gap")

@@ -54,13 +54,18 @@ def check_arguments(
         checks.check_segment_ids(segment_ids, sizes)
         segments = number_segments(segment_ids)
     checks.check_choice("chunk_size", chunk_size, CHUNK_SIZES)
-    scale = float(sizes["K"] ** -0.5 if scale is None else scale)
+    scale = sizes["K"] ** -0.5 if scale is None else checks.check_number("scale", scale)
     return Arguments(sizes, scale, initial_state, segments)
 
 
 def check_log_decay(
     g: jax.Array, axes: str, sizes: dict[str, int], input_dtype: jax.typing.DTypeLike
 ) -> None:
-    """Raises unless `g` has `axes` and the state dtype: 16 bits are too few for a log decay."""
+    """Raises unless `g` has `axes`, with or without K after them, and the state dtype.
+
+    16 bits are too few for a log decay.
+    """
+    if len(getattr(g, "shape", ())) > len(axes.split()):
+        axes = f"{axes} K"
     checks.check_shape("g", g, axes, sizes)
     checks.check_dtype("g", g, state_dtype(input_dtype))

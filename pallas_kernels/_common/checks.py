@@ -17,9 +17,14 @@ FLOAT_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 def check_rank(name: str, x: jax.Array, axes: str) -> None:
-    """Raises ValueError unless `x` has one axis per letter of `axes` (e.g. "B T H K")."""
+    """Raises ValueError unless `x` has one axis per letter of `axes` (e.g. "B T H K").
+
+    And TypeError if it is no array.
+    """
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise TypeError(f"{name}: wanted an array, got {x!r}"[:200])
     letters = axes.split()
-    if x.ndim != len(letters):
+    if len(x.shape) != len(letters):
         raise ValueError(
             f"{name}: wanted {len(letters)} axes [{', '.join(letters)}], got shape {x.shape}"
         )
@@ -63,6 +68,14 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: wanted one of {tuple(choices)}, got {value!r}")
+
+
+def check_number(name: str, value: object) -> float:
+    """`value` as a float. Raises TypeError if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name}: wanted a number, got {value!r}"[:200]) from None
 
 
 def check_positive_integer(name: str, value: object) -> None:

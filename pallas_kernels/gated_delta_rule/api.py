@@ -97,7 +97,7 @@ def gated_delta_rule(
         chunk_size=chunk_size,
     )
     checks.check_choice("residuals", residuals, RESIDUALS)
-    check_log_decay(g, "B T H" if g.ndim == 3 else "B T H K", checked.sizes, q.dtype)
+    check_log_decay(g, "B T H", checked.sizes, q.dtype)
     args = (q, k, v, g, beta, checked.initial_state, checked.segments)
     options = {"scale": checked.scale, "chunk_size": chunk_size, "residuals": residuals}
     chosen = dispatch.choose("gated_delta_rule", IMPLEMENTATIONS, implementation, *args, **options)

@@ -33,7 +33,7 @@ def gated_delta_rule_step(
     Source: Yang, Kautz, Hatamizadeh 2025, arXiv:2412.06464; Kimi Team 2025, arXiv:2510.26692.
     """
     sizes = checks.check_inputs("B H", q, k, v, beta)
-    check_log_decay(g, "B H" if g.ndim == 2 else "B H K", sizes, q.dtype)
+    check_log_decay(g, "B H", sizes, q.dtype)
     checks.check_state("state", state, sizes, q.dtype)
     g = g[..., None] if g.ndim == 2 else g
     return delta_rule_step(jnp.exp(g)[..., None] * state, q, k, v, beta, scale=scale)

@@ -102,7 +102,7 @@ def gated_linear_attention(
         segment_ids=segment_ids,
         chunk_size=chunk_size,
     )
-    check_log_decay(g, "B T H" if g.ndim == 3 else "B T H K", checked.sizes, q.dtype)
+    check_log_decay(g, "B T H", checked.sizes, q.dtype)
     g = g[..., None] if g.ndim == 3 else g
     args = (q, k, v, g, checked.initial_state, checked.segments)
     options = {"scale": checked.scale, "chunk_size": chunk_size}

@@ -34,7 +34,7 @@ def gated_linear_attention_step(
     Source: Yang et al. 2023, arXiv:2312.06635.
     """
     sizes = checks.check_inputs("B H", q, k, v)
-    check_log_decay(g, "B H" if g.ndim == 2 else "B H K", sizes, q.dtype)
+    check_log_decay(g, "B H", sizes, q.dtype)
     checks.check_state("state", state, sizes, q.dtype)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     inputs = (x.astype(state.dtype) for x in (q, k, v))

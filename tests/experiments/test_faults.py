@@ -8,7 +8,8 @@ import lzma
 import numpy as np
 import pytest
 
-from experiments.faults import damage, hostile, runs
+from deltanet_jax.train import manifest
+from experiments.faults import arguments, damage, hostile, runs
 from experiments.faults.outcome import Outcome
 from experiments.tasks.language_modeling.data import read_documents
 from experiments.text import documents, shards
@@ -20,15 +21,24 @@ def test_hostile_files_are_refused_with_a_message(tmp_path):
 
 
 def test_a_reader_that_lets_other_errors_through_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(hostile, "read_metrics", lambda path: {}[path])
-    outcome = hostile.hostile_files(tmp_path, np.random.default_rng(0), 110)
+    monkeypatch.setattr(hostile, "keep_rows", lambda path, keep: {}[path])
+    outcome = hostile.hostile_files(tmp_path, np.random.default_rng(0), 190)
     assert outcome.lost == 10 and all("metrics.jsonl: KeyError" in p for p in outcome.problems)
+
+
+def test_bad_arguments_are_refused_with_a_message_and_other_errors_counted(monkeypatch):
+    outcome = arguments.hostile_arguments(np.random.default_rng(0), 105)
+    assert (outcome.caused, outcome.problems) == (105, [])
+    assert outcome.figures["taken_as_good_arguments"] < 30
+    monkeypatch.setattr(arguments, "REFUSALS", TypeError)
+    outcome = arguments.hostile_arguments(np.random.default_rng(0), 21)
+    assert outcome.lost > 5 and all("ValueError" in p for p in outcome.problems)
 
 
 @pytest.mark.parametrize("broken", [False, True])
 def test_flipped_bits_are_found_and_would_be_missed_without_hashes(tmp_path, monkeypatch, broken):
     if broken:
-        monkeypatch.setattr(damage.manifest, "_piece", lambda path, start, size: b"")
+        monkeypatch.setattr(manifest, "_piece", lambda path, start, size: b"")
     outcome = damage.flip_bits(tmp_path, np.random.default_rng(0), 20)
     assert outcome.caused == 20
     assert outcome.lost > 10 if broken else outcome.lost == 0

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run handed from mesh to mesh, through checkpoints."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -9,6 +11,15 @@ from deltanet_jax.train.checkpoint import Checkpoints
 from deltanet_jax.train.evaluate import put_batch
 from deltanet_jax.train.loop import Trainer
 from tests.helpers.compare import equal_bits
+
+
+@functools.cache
+def trainer_on(model, config):
+    """Compiled once for each mesh, which takes as many devices as it needs."""
+    mesh = config.mesh
+    return Trainer(
+        model, config, jax.devices()[: mesh.data * mesh.fsdp * mesh.tensor * mesh.sequence]
+    )
 
 
 def hand_on(model, config, task, directory, meshes, steps):
@@ -19,8 +30,7 @@ def hand_on(model, config, task, directory, meshes, steps):
     """
     losses, rows, state = [], [], None
     for number, mesh in enumerate(meshes, start=1):
-        devices = jax.devices()[: mesh.data * mesh.fsdp * mesh.tensor * mesh.sequence]
-        trainer = Trainer(model, config.replace(mesh=mesh), devices)
+        trainer = trainer_on(model, config.replace(mesh=mesh))
         data = iter(task.train_dataset(config.batch_size))
         with Checkpoints(directory, 1) as checkpoints:
             if state is None:

@@ -15,7 +15,7 @@ from deltanet_jax.generate import stream
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.sampling import Sampling
 from pallas_kernels import delta_net_step, row_product
-from pallas_kernels.delta_rule import triton_support
+from pallas_kernels._common import triton_device
 from tests.helpers import decoding
 from tests.helpers.compare import BOUNDS, assert_close
 from tests.helpers.models import random_tokens, small_model
@@ -23,7 +23,7 @@ from tests.helpers.models import random_tokens, small_model
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
-        triton_support.no_device() is not None, reason="needs an NVIDIA GPU and jax-triton"
+        triton_device.no_device() is not None, reason="needs an NVIDIA GPU and jax-triton"
     ),
 ]
 

@@ -3,6 +3,8 @@
 """Operators at the edge: keys repeated, tiny, huge; beta 0 to 2; NaN; a million tokens."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from pallas_kernels import (
     gated_delta_rule,
     gated_linear_attention,
     linear_attention,
+    short_conv,
 )
 from tests.helpers.compare import BOUNDS, assert_close, equal_bits
 from tests.helpers.operators import (
@@ -168,39 +171,100 @@ def test_the_state_does_not_drift_over_a_million_tokens(x64, name):
 
 
 def linear(q, k, v):
-    return linear_attention(q, k, v)[1]
+    return linear_attention(q, k, v, chunk_size=16)
 
 
 def linear_in_sums(q, k, v):
-    return jnp.einsum("bthk,bthv->bhkv", k, v)
+    scale = q.shape[-1] ** -0.5
+    scores = jnp.tril(scale * jnp.einsum("bthk,bshk->bhts", q, k))
+    return jnp.einsum("bhts,bshv->bthv", scores, v), jnp.einsum("bthk,bthv->bhkv", k, v)
+
+
+class Other(NamedTuple):
+    """An operator that has one implementation: both are called with what `make` makes.
+
+    `make`: tokens, rows -> arguments; `rows`: which of them have a row for every sequence.
+    """
+
+    fast: Callable
+    definition: Callable
+    make: Callable
+    rows: tuple[int, ...]
 
 
 OTHERS = {
-    "linear_attention": (
+    "linear_attention": Other(
         linear,
         linear_in_sums,
-        lambda t: [make_inputs(t, 1, 1)[n] for n in "qkv"],
+        lambda t, rows: [make_inputs(t, rows, 1)[n] for n in "qkv"],
+        (0, 1, 2),
     ),
-    "selective_scan": (
-        lambda *args: test_selective_scan.chunked(*args)[1],
-        lambda *args: test_selective_scan.recur(*args)[1],
-        lambda t: test_selective_scan.make_args(t, "float32", (1, 2, 4)),
+    "selective_scan": Other(
+        test_selective_scan.chunked,
+        test_selective_scan.recur,
+        lambda t, rows: test_selective_scan.make_args(t, "float32", (rows, 2, 4)),
+        (0, 1, 3, 4, 5),
     ),
-    "wkv": (
-        lambda *args: test_wkv.in_blocks(*args)[1],
-        lambda *args: test_wkv.recur(*args)[1],
-        lambda t: test_wkv.make_args(t, "float32"),
+    "wkv": Other(
+        test_wkv.in_blocks,
+        test_wkv.recur,
+        lambda t, rows: [x[:rows] if x.ndim > 1 else x for x in test_wkv.make_args(t, "float32")],
+        (0, 1),
     ),
 }
+
+
+def check_other(name, tokens, pick):
+    """What `pick` takes of the results in float32 beside the definition's in float64."""
+    other = OTHERS[name]
+    args = [x.astype(jnp.float32) for x in other.make(tokens, 1)]
+    got = jax.jit(lambda *args: pick(other.fast(*args)))(*args)
+    wide = (x.astype(jnp.float64) for x in args)
+    wanted = jax.jit(lambda *args: pick(other.definition(*args)))(*wide)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert_close(f"{name}, {tokens} tokens", a, b, BOUNDS["float32"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_operators_do_not_drift_over_a_million_tokens(x64, name):
     """The last state, in float32, beside the definition in float64."""
-    fast, definition, make = OTHERS[name]
-    args = [x.astype(jnp.float32) for x in make(2**20)]
-    got = jax.jit(fast)(*args)
-    wanted = jax.jit(definition)(*(x.astype(jnp.float64) for x in args))
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        assert_close(name, a, b, BOUNDS["float32"])
+    check_other(name, 2**20, lambda results: results[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_lengths_about_a_chunk_of_other_operators(x64, name):
+    """Theirs has 16 tokens here; none at all is in their own tests."""
+    for tokens in (1, 15, 16, 17):
+        check_other(name, tokens, lambda results: results)
+
+
+@pytest.mark.parametrize("name", [*OTHERS, "short_conv"])
+def test_nan_in_one_row_never_reaches_another_in_other_operators(name):
+    """Outputs, states and the gradients of all that has rows, bit for bit."""
+    if name == "short_conv":
+        x, weight = make_inputs()["q"].reshape(BATCH, LENGTH, -1), jnp.ones((4, HEADS * SIZE))
+        function, args, rows = lambda x: short_conv(x, weight), [x], (0,)
+    else:
+        function, _, make, rows = OTHERS[name]
+        args = make(LENGTH, BATCH)
+
+    @jax.jit
+    def run(*args):
+        def of_rows(*changed):
+            whole = list(args)
+            for place, x in zip(rows, changed, strict=True):
+                whole[place] = x
+            return function(*whole)
+
+        out, vjp = jax.vjp(of_rows, *(args[place] for place in rows))
+        return out, vjp(out)
+
+    clean = jax.tree.map(lambda x: x[1], run(*args))
+    for place in rows:
+        poisoned = list(args)
+        poisoned[place] = args[place].at[0].set(jnp.nan)
+        results = run(*poisoned)
+        assert not np.isfinite(jax.tree.leaves(results)[0][0]).all()
+        assert equal_bits(jax.tree.map(lambda x: x[1], results), clean), place

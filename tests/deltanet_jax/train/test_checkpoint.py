@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: verified bytes, damage moved aside, atomic saves, failed saves, what is kept."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -9,6 +10,7 @@ import os
 import resource
 import shutil
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -199,11 +201,13 @@ def test_a_manifest_of_the_first_format_is_verified_by_whole_files(tmp_path, mon
 def test_files_are_hashed_while_they_grow(tmp_path, monkeypatch):
     """What is known early is what is hashed in the end, of this file and of no other."""
     monkeypatch.setitem(manifest.PIECE_BYTES, 2, 100)
+    monkeypatch.setattr(manifest, "EARLY_BYTES", 100)
     monkeypatch.setattr(manifest, "LOOK_SECONDS", 0.001)
     content = np.random.default_rng(0).bytes(1050)
     folder = tmp_path / "7.saving"
     folder.mkdir()
     path = folder / "data.part"
+    pieces = [(start, min(100, 1050 - start)) for start in range(0, 1050, 100)]
     with manifest.Early(tmp_path, "7.saving") as early:
         with path.open("wb") as file:
             for start in range(0, len(content), 70):
@@ -211,20 +215,88 @@ def test_files_are_hashed_while_they_grow(tmp_path, monkeypatch):
                 file.flush()
                 time.sleep(0.003)
         deadline = time.monotonic() + 20
-        while early.get(path, 800) is None and time.monotonic() < deadline:
+        while early.get(path, *pieces[-1]) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         path = path.rename(folder / "data")
         early.stop()
-        known = [early.get(path, start) for start in range(0, 1100, 100)]
-        assert known[:9] == [
-            hashlib.sha256(content[i : i + 100]).digest() for i in range(0, 900, 100)
-        ]
-        assert known[9:] == [None, None]
+        for start, size in pieces:
+            wanted = hashlib.sha256(content[start : start + size]).digest()
+            assert early.get(path, start, size) == wanted
         (folder / "other").write_bytes(content)
-        assert early.get(folder / "other", 0) is None
+        assert early.get(folder / "other", *pieces[0]) is None
+        with path.open("ab") as file:  # its last piece is another one now
+            file.write(content[:20])
+        monkeypatch.setattr(manifest, "_piece", _only([(path, 1000, 70)]))
+        (folder / "other").unlink()
         manifest.write(folder, {}, early)
-    files = manifest.verify(folder)["files"]
-    assert files["data"] == files["other"]
+    monkeypatch.undo()
+    monkeypatch.setitem(manifest.PIECE_BYTES, 2, 100)
+    manifest.verify(folder)
+
+
+def _only(allowed, piece=manifest._piece):
+    """`piece` for these places alone."""
+
+    def hashed(*place):
+        assert place in allowed
+        return piece(*place)
+
+    return hashed
+
+
+class Disk:
+    """What a power cut would leave: of each file and folder, what was in it when it was synced.
+
+    Attributes:
+        early: at every name given by os.rename or os.replace, what of the thing named, and of what
+            else is in its folder if it is a manifest, was not on the disk by then.
+    """
+
+    def __init__(self, monkeypatch):
+        self._synced: dict[int, object] = {}  # by inode, which a renamed file keeps
+        self.early: dict[Path, list[Path]] = {}
+        self._fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", self._watched_fsync)
+        for name in ("rename", "replace"):
+            monkeypatch.setattr(os, name, functools.partial(self._move, getattr(os, name)))
+
+    def has(self, path):
+        """Whether its content, or the names in it, are on the disk as they are now."""
+        return self._synced.get(path.stat().st_ino) == self._content(path)
+
+    def _content(self, path):
+        return {p.name for p in path.iterdir()} if path.is_dir() else path.read_bytes()
+
+    def _watched_fsync(self, descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        self._synced[path.stat().st_ino] = self._content(path)
+        self._fsync(descriptor)
+
+    def _move(self, move, old, new):
+        if Path(new).name in (manifest.NAME, "3"):  # others are Orbax's
+            root = Path(old).parent if Path(new).name == manifest.NAME else Path(old)
+            parts = [*root.rglob("*"), *([Path(old)] if root == Path(old) else [])]
+            self.early[Path(new)] = [path for path in parts if not self.has(path)]
+        move(old, new)
+
+
+@pytest.mark.parametrize("forgotten", ["", "manifest", "checkpoint"])
+def test_a_checkpoint_gets_its_name_when_all_of_it_is_on_disk(tmp_path, monkeypatch, forgotten):
+    """And the rows of its steps; were one kind of sync forgotten, it would be seen."""
+    disk = Disk(monkeypatch)
+    directory, rows = tmp_path / "run" / "checkpoints", tmp_path / "run" / "metrics.jsonl"
+    if forgotten:
+        monkeypatch.setattr(f"deltanet_jax.train.{forgotten}.sync", lambda path: None)
+    with Checkpoints(directory, 2, records=(rows,)) as checkpoints:
+        rows.write_text('{"step": 3}\n')
+        checkpoints.save(3, state_of(3), Position())
+    named, sealed = directory / "3", directory / "3.saving" / manifest.NAME
+    assert list(disk.early) == [sealed, named]
+    assert bool(disk.early[sealed]) == (forgotten == "manifest")
+    assert bool(disk.early[named]) == (forgotten == "manifest")
+    others = [disk.has(path) for path in (rows, directory, directory.parent)]
+    assert others == [forgotten != "checkpoint"] * 3
+    assert disk.has(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../1/manifest.json", "/etc/hostname", "linked"])

@@ -51,6 +51,8 @@ SMALL = ModelConfig(
     layer_pattern=(DeltaNetConfig(num_heads=2),),
     compute_dtype=DTYPE,
 )
+# Compiled sooner, for what is not about the kernels.
+PLAIN = SMALL.replace(compute_dtype="float32")
 TASK = TokensConfig(vocab_size=512, seq_len=128)
 CONFIG = TrainConfig(
     num_steps=6,
@@ -81,11 +83,17 @@ COMMAND = (
 
 @pytest.fixture
 def start():
-    """Starts experiments.main, which leaves the memory that this process has taken alone."""
+    """Starts experiments.main on one device, beside what this process has taken of its memory."""
     started = []
 
-    def run(workdir, *arguments, **settings):
-        settings = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **settings}
+    def run(workdir, *arguments, device=0):
+        settings = {
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[
+                device
+            ],
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
         command = [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *COMMAND]
         process = subprocess.Popen(
             [*command, *arguments],
@@ -202,7 +210,7 @@ def test_memory_that_runs_out_costs_no_checkpoint(tmp_path, monkeypatch):
     """G3: another program's arrays fill the device in the middle of a run."""
     config = CONFIG.replace(batch_size=4096 if GPU else 8)
     monkeypatch.setattr(loop, "Trainer", functools.cache(one_device))
-    whole = train(SMALL, config, TASK.make(), tmp_path / "whole")
+    whole = train(PLAIN, config, TASK.make(), tmp_path / "whole")
     taken = []
 
     def take(number, batch):
@@ -215,9 +223,9 @@ def test_memory_that_runs_out_costs_no_checkpoint(tmp_path, monkeypatch):
         return batch
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        train(SMALL, config, Wrapped(TASK.make(), take), tmp_path / "parts")
+        train(PLAIN, config, Wrapped(TASK.make(), take), tmp_path / "parts")
     taken.clear()
-    abstract_state = loop.Trainer(SMALL, config).abstract_state
+    abstract_state = loop.Trainer(PLAIN, config).abstract_state
 
     def state_of(name, step):
         with Checkpoints(tmp_path / name / "checkpoints") as checkpoints:
@@ -225,14 +233,15 @@ def test_memory_that_runs_out_costs_no_checkpoint(tmp_path, monkeypatch):
             return checkpoints.restore(step, abstract_state)
 
     state_of("parts", 2)
-    assert train(SMALL, config, TASK.make(), tmp_path / "parts") == whole
+    assert train(PLAIN, config, TASK.make(), tmp_path / "parts") == whole
     assert equal_bits(state_of("whole", 6), state_of("parts", 6))
 
 
 @pytest.mark.skipif(not GPU, reason="a CPU has no limit of its own")
 def test_a_batch_that_does_not_fit_is_refused_with_what_it_needs(start, tmp_path):
-    """G3: a million tokens a step through 24 layers, each of whose arrays has 2 GiB."""
+    """G3: a million tokens a step through 24 layers, each of whose arrays has 4 GiB."""
     flags = ("--num_layers=24", "--d_model=1024", "--num_heads=8", "--scan_unroll=1")
+    flags += ("--compute_dtype=float32",)
     code, said = end_of(start(tmp_path / "run", "--mesh_data=1", "--batch_size=4096", *flags))
     assert code == 1 and "Traceback" not in said, said
     assert "error: --batch_size: device memory ran out; the run needs about" in said
@@ -267,10 +276,10 @@ def test_a_killed_process_ends_the_other_and_both_start_again(start, tmp_path):
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
         flags = (f"--num_steps={5000 if GPU else 300}", "--mesh_data=2")
-        flags += (f"--heartbeat_seconds={HEARTBEAT}",)
+        flags += (f"--heartbeat_seconds={HEARTBEAT}", "--compute_dtype=float32")
         flags += (f"--compilation_cache_dir={tmp_path / 'cache'}",)
         return [
-            start(workdir, *flags, f"--distributed={address},2,{i}", **alone(i)) for i in range(2)
+            start(workdir, *flags, f"--distributed={address},2,{i}", device=i) for i in range(2)
         ]
 
     processes = pair()
@@ -287,11 +296,6 @@ def test_a_killed_process_ends_the_other_and_both_start_again(start, tmp_path):
     ends = [end_of(process) for process in processes]
     assert [code for code, _ in ends] == [INTERRUPTED] * 2, ends
     assert "resumed" in ends[0][1]
-
-
-def alone(index):
-    """What makes a process see one device."""
-    return {"CUDA_VISIBLE_DEVICES": str(index), "JAX_NUM_CPU_DEVICES": "1"}
 
 
 EVALUATES = """
