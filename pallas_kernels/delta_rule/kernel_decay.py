@@ -7,6 +7,7 @@ decay a head). The gradient is sums of what kernel_gradients.py leaves for every
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +21,33 @@ from pallas_kernels.delta_rule.kernel_support import CHUNK
 ERASES = -110.0
 
 
-def decay_rows(g: Float[Array, "B T H"]) -> Float[Array, "B H N 5 C"]:
-    """A chunk's decays, of log decays g in [ERASES, 0]; past T nothing decays.
+class Decays(NamedTuple):
+    """Of every chunk, float32, with G_i the sum of the chunk's first i log decays.
 
-    With G the sums of g within the chunk, G_1 = g_1 to G_C: rows of exp(G_i), what of the incoming
-    state token i sees; exp(G_C - G_i), what of its write the outgoing state sees; exp(G_C), what of
-    the incoming state crosses the chunk, repeated; and G_i / ln 2 and -G_i / ln 2, two rows because
-    the kernels load a row in one layout only.
+    Attributes:
+        rows: exp(G_i), what of the incoming state token i sees; exp(G_C - G_i), what of its write
+            the outgoing state sees; exp(G_C), what of the incoming state crosses the chunk,
+            repeated; and, in the room that is left in a KiB of shared memory, beta.
+        sums: G_i / ln 2 and -G_i / ln 2; two because kernels load a row in one layout only.
     """
+
+    rows: Float[Array, "B H N 4 C"]
+    sums: Float[Array, "B H N 2 C"]
+
+
+def make_decays(g: Float[Array, "B T H"], beta: Float[Array, "B H T2"]) -> Decays:
+    """From log decays in [ERASES, 0], and beta padded to whole chunks. Past T nothing decays."""
     g = jnp.moveaxis(chunking.split_heads(g, CHUNK), 0, 2)
     from_start, to_end = (f(g[..., None])[..., 0] for f in (decay_from_start, decay_to_end))
     crosses = jnp.broadcast_to(from_start[..., -1:], g.shape)
     sums = jnp.cumsum(g, axis=-1) / math.log(2)
-    return jnp.stack([from_start, to_end, crosses, sums, -sums], axis=3)
+    rows = [from_start, to_end, crosses, beta.reshape(g.shape)]
+    return Decays(jnp.stack(rows, axis=3), jnp.stack([sums, -sums], axis=3))
 
 
 def log_decay_gradient(
     shares: Float[Array, "B H N 4 C"],
-    decays: Float[Array, "B H N 5 C"],
+    decays: Decays,
     marks: Float[Array, "B N 4 C"] | None,
     length: int,
 ) -> Float[Array, "B T H"]:
@@ -49,7 +59,7 @@ def log_decay_gradient(
         length: T.
     """
     between, reads_less_writes, written, kept = jnp.moveaxis(shares, 3, 0)
-    crosses = decays[..., 2, 0]
+    crosses = decays.rows[..., 2, 0]
     if marks is not None:
         crosses = crosses * marks[:, None, :, 2, 0]
     later = jax.lax.cumsum(between + reads_less_writes, axis=3, reverse=True)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from pallas_kernels.delta_rule.kernel_decay import Decays
 from pallas_kernels.delta_rule.kernel_prepare import (
     CHUNK,
     WGMMA,
@@ -62,14 +63,13 @@ def gradients(
     marks: Float[Array, "B N 4 C"] | None,
     states: Float[Array, "B H N V K"],
     dstates: Float[Array, "B H N V K"],
-    decays: Float[Array, "B H N 5 C"] | None = None,
+    decays: Decays | None = None,
     *,
     scale: float,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B T H K"], Float[Array, "B H N 4 C"] | None]:
     """dQ and dK in the inputs' dtype, and what `kernel_decay.log_decay_gradient` takes, if decays.
 
-    `marks`: `segment_marks`, if rows have segments. `decays`: `kernel_decay.decay_rows`, if states
-    decay; then K <= 128.
+    `marks`: `segment_marks`, if rows have segments. `decays`: if states decay; then K <= 128.
     """
     batch, heads, chunks, value_size, key_size = states.shape
     dtype = q.dtype
@@ -78,8 +78,9 @@ def gradients(
     blocks = value_size // BLOCK_V
     stages = _stages(key_size)
     square = (CHUNK, CHUNK)
-    seen = {"marks": marks, "decays": decays}
-    seen = {name: x for name, x in seen.items() if x is not None}
+    seen = {} if marks is None else {"marks": marks}
+    if decays is not None:
+        seen |= {"decays": decays.rows, "sums": decays.sums}
 
     def kernel(*refs):
         q_ref, k_ref, beta_ref, do_ref, d_ref, dv_ref, s_ref, ds_ref = refs[:8]
@@ -116,8 +117,8 @@ def gradients(
 
         def triangle(x, seen_s, *, strict):
             """The lower triangle of x within segments, times the decay between its tokens."""
-            if "decays" in seen_s:
-                x = x * decay_between(seen_s["decays"])
+            if "sums" in seen_s:
+                x = x * decay_between(seen_s["sums"])
             return jnp.where(lower_mask(seen_s.get("marks"), strict=strict), x, 0.0)
 
         def row_sums(x, ref):
@@ -259,10 +260,8 @@ def gradients(
                         k_ref.at[b, tokens, h],
                         beta_ref.at[b, h, tokens],
                     ]
-                    if marks is not None:
-                        sources.append(seen_refs["marks"].at[b, n])
-                    if decays is not None:
-                        sources.append(seen_refs["decays"].at[b, h, n])
+                    for name, ref in seen_refs.items():
+                        sources.append(ref.at[b, n] if name == "marks" else ref.at[b, h, n])
                     for source, tile in zip(sources, keys, strict=True):
                         plgpu.copy_gmem_to_smem(source, tile.at[slot], keys_full.at[slot])
                     for block in range(blocks):
@@ -298,7 +297,7 @@ def gradients(
 
     out_type = [jax.ShapeDtypeStruct(x.shape, dtype) for x in (q, k)]
     if decays is not None:
-        out_type.append(jax.ShapeDtypeStruct((*decays.shape[:3], 4, CHUNK), jnp.float32))
+        out_type.append(jax.ShapeDtypeStruct(decays.rows.shape, jnp.float32))
     dq, dk, *shares = plgpu.kernel(
         kernel,
         out_type=tuple(out_type),

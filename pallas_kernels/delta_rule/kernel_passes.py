@@ -30,12 +30,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.delta_rule import kernel_prepare, kernel_serial
+from pallas_kernels.delta_rule.kernel_decay import Decays
 from pallas_kernels.delta_rule.kernel_prepare import (
     CHUNK,
     WGMMA,
     Tiles,
     add_matmul,
     add_matmuls,
+    beta_row,
     load_row,
     round_and_multiply,
     tile_names,
@@ -57,7 +59,7 @@ def _columns(x_C):
 
 
 def _beta(tiles):
-    return _columns(load_row(tiles["beta"], 1))
+    return _columns(beta_row(tiles))
 
 
 def _only(x, tiles, mark):
@@ -106,15 +108,19 @@ def _errors(tiles, read, inside, dtype):
     return d, d * beta
 
 
-def _operands(beta, tiles, marks, decays, **arrays):
-    """Operands of `serial_kernel`; `tiles` maps names to tiles, as `arrays` does to arrays."""
+def _operands(beta, tiles, marks, decays, makes=False, **arrays):
+    """Operands of `serial_kernel`; `tiles` and `arrays` map names to tiles and to arrays; `makes`:
+    tiles are made on the way."""
     operands = {
         name: (x, "values" if name in ("v", "do", "d") else "keys") for name, x in arrays.items()
     }
     operands |= {name: (x, "tiles") for name, x in tiles.items()}
-    operands["beta"] = (beta, "row")
-    seen = {"marks": (marks, "marks"), "decays": (decays, "decays")}
-    return operands | {name: x for name, x in seen.items() if x[0] is not None}
+    if decays is None:
+        operands["beta"] = (beta, "row")
+    else:
+        operands["decays"] = (decays.rows, "rows")
+        operands |= {"sums": (decays.sums, "rows")} if makes else {}
+    return operands if marks is None else operands | {"marks": (marks, "marks")}
 
 
 def _used(tiles: Tiles | None, split, *names):
@@ -156,7 +162,7 @@ def makes_tiles(q, v, beta, marks, decays, *, save: bool) -> bool:
     """Whether the forward pass can make tiles on its way: the state must leave it the room."""
     if q.shape[-1] > WIDE:
         return False
-    operands = _operands(beta, {}, marks, decays, q=q, k=q, v=v)
+    operands = _operands(beta, {}, marks, decays, True, q=q, k=q, v=v)
     types = _forward_types(q, v, beta.shape[-1] // CHUNK, _made(save), True, save)
     count = warpgroups_of(v.shape[-1])
     return kernel_serial.plan(operands, types, count, _made(save)) is not None
@@ -169,7 +175,7 @@ def forward(
     beta: Float[Array, "B H T2"],
     tiles: Tiles | None,
     marks: Float[Array, "B N 4 C"] | None,
-    decays: Float[Array, "B H N 5 C"] | None,
+    decays: Decays | None,
     initial_state: Float[Array, "B H K V"],
     *,
     scale: float,
@@ -181,7 +187,7 @@ def forward(
     Args:
         tiles: from `prepare`, or None: made here.
         marks: `segment_marks`, if rows have segments.
-        decays: `kernel_decay.decay_rows`, if the state decays.
+        decays: if the state decays.
         outputs: compute outputs.
         save: keep what the backward pass wants: D, the states and, if made here, tiles.
     """
@@ -214,7 +220,7 @@ def forward(
     types = _forward_types(q, v, beta.shape[-1] // CHUNK, made, outputs, save)
     stored, final_state = serial_kernel(
         body,
-        _operands(beta, used, marks, decays, k=k, v=v, **arrays),
+        _operands(beta, used, marks, decays, bool(made), k=k, v=v, **arrays),
         initial_state,
         types,
         warpgroups=1 if _few(q) else warpgroups_of(v.shape[-1]),
@@ -235,7 +241,7 @@ def transition(
     beta: Float[Array, "B H T2"],
     tiles: Tiles,
     marks: Float[Array, "B N 4 C"] | None,
-    decays: Float[Array, "B H N 5 C"] | None,
+    decays: Decays | None,
 ) -> tuple[Float[Array, "B H K K"], Float[Array, "B H K V"]]:
     """M and R such that the state after the last token is M S + R, for any initial state S.
 
@@ -284,7 +290,7 @@ def cotangents(
     beta: Float[Array, "B H T2"],
     tiles: Tiles,
     marks: Float[Array, "B N 4 C"] | None,
-    decays: Float[Array, "B H N 5 C"] | None,
+    decays: Decays | None,
     dfinal_state: Float[Array, "B H K V"],
     *,
     scale: float,

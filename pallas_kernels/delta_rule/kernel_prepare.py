@@ -18,6 +18,7 @@ from pallas_kernels._common import chunking
 from pallas_kernels._common.segments import chunk_masks
 from pallas_kernels.delta_rule import kernel_correction
 from pallas_kernels.delta_rule.kernel_correction import CHUNK, store_correction
+from pallas_kernels.delta_rule.kernel_decay import Decays
 from pallas_kernels.delta_rule.kernel_support import WIDE
 
 WGMMA = plgpu.Layout.WGMMA
@@ -164,35 +165,40 @@ def _same_segment(marks_ref):
     return lower_mask(marks_ref, strict=False) | ((row < column) & _after_start(marks_ref, 1))
 
 
-def decay_between(decays_ref):
+def beta_row(tiles):
+    """A chunk's betas, a column's."""
+    return load_row(tiles["decays"].at[3] if "decays" in tiles else tiles["beta"], 1)
+
+
+def decay_between(sums_ref):
     """[64, 64]: the decay between two tokens, whichever is the later one."""
     sums, minus_sums = (
-        lax.broadcast_in_dim(load_row(decays_ref.at[3 + axis], axis), (CHUNK, CHUNK), (axis,))
+        lax.broadcast_in_dim(load_row(sums_ref.at[axis], axis), (CHUNK, CHUNK), (axis,))
         for axis in (0, 1)
     )
     return jnp.exp2(-jnp.abs(sums + minus_sums))
 
 
-def make_tiles(q_s, k_s, beta_C, marks_ref, decays_ref, split_s, tiles):
+def make_tiles(q_s, k_s, beta_C, marks_ref, sums_ref, split_s, tiles):
     """Makes a chunk's tiles from shared memory; commit it before anything else reads them.
 
     Args:
         q_s, k_s: the chunk's queries and keys.
-        beta_C: its betas, a column's, `load_row(..., 1)`.
+        beta_C: its betas, `beta_row`.
         marks_ref: its `segment_marks`, or None.
-        decays_ref: its `kernel_decay.decay_rows`, or None.
+        sums_ref: of its `Decays`, or None.
         split_s: `kernel_correction.scratch`.
         tiles: name -> [64, 64] tile in shared memory.
     """
     square = (CHUNK, CHUNK)
     scores = matmul(square, (q_s, k_s.T))
-    if decays_ref is not None:
-        scores = scores * decay_between(decays_ref)
+    if sums_ref is not None:
+        scores = scores * decay_between(sums_ref)
     scores = jnp.where(lower_mask(marks_ref, strict=False), scores, 0.0)
     tiles["scores"][...] = scores.astype(q_s.dtype)
     gram = matmul(square, (k_s, k_s.T))
-    if decays_ref is not None:
-        gram = gram * decay_between(decays_ref)
+    if sums_ref is not None:
+        gram = gram * decay_between(sums_ref)
     if marks_ref is not None:
         gram = jnp.where(_same_segment(marks_ref), gram, 0.0)
     corrections = [tiles[name] for name in ("correction", "remainder") if name in tiles]
@@ -204,7 +210,7 @@ def prepare(
     k: Float[Array, "B T H K"],
     beta: Float[Array, "B H T2"],
     marks: Float[Array, "B N 4 C"] | None = None,
-    decays: Float[Array, "B H N 5 C"] | None = None,
+    decays: Decays | None = None,
 ) -> Tiles:
     """The tiles of all chunks.
 
@@ -215,7 +221,7 @@ def prepare(
         q, k: bfloat16 or float16; K a multiple of 64.
         beta: padded with zeros to whole chunks.
         marks: `segment_marks`, if rows have segments.
-        decays: `kernel_decay.decay_rows`, if states decay.
+        decays: if states decay.
     Returns:
         in q's dtype.
     """
@@ -223,7 +229,8 @@ def prepare(
     chunks = beta.shape[-1] // CHUNK
     dtype = q.dtype
     names = tile_names(SPLIT_FORWARD or SPLIT_REVERSE)
-    operands = {"q": q, "k": k, "beta": beta, "marks": marks, "decays": decays}
+    sums = None if decays is None else decays.sums
+    operands = {"q": q, "k": k, "beta": beta, "marks": marks, "sums": sums}
     operands = {name: x for name, x in operands.items() if x is not None}
 
     def kernel(*refs):
@@ -240,8 +247,8 @@ def prepare(
             plgpu.barrier_wait(loaded)
             tiles = {name: out_s.at[i] for i, name in enumerate(names)}
             marks_ref = None if marks is None else in_refs["marks"].at[b, n]
-            decays_ref = None if decays is None else in_refs["decays"].at[b, h, n]
-            make_tiles(q_s, k_s, beta_C, marks_ref, decays_ref, split_s, tiles)
+            sums_ref = None if decays is None else in_refs["sums"].at[b, h, n]
+            make_tiles(q_s, k_s, beta_C, marks_ref, sums_ref, split_s, tiles)
             plgpu.commit_smem()
             for name, ref in zip(names, out_refs, strict=True):
                 plgpu.copy_smem_to_gmem(tiles[name], ref.at[b, h, n])

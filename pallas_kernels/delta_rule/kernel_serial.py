@@ -16,8 +16,9 @@ import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels._common import chunking
 from pallas_kernels.delta_rule import kernel_correction
-from pallas_kernels.delta_rule.kernel_prepare import CHUNK, load_row, make_tiles, smem
+from pallas_kernels.delta_rule.kernel_prepare import CHUNK, beta_row, make_tiles, smem
 from pallas_kernels.delta_rule.kernel_ptx import column_sums
 from pallas_kernels.delta_rule.kernel_tiles import load_transposed, store_transposed
 
@@ -33,9 +34,8 @@ def shared_bytes(operands, out_types, warpgroups, stages, made) -> int:
     block = warpgroups * BLOCK_V
 
     def loaded(x, kind):
-        rows = {"row": 1, "marks": 4, "decays": 5}.get(kind)
-        if rows:
-            return rows * CHUNK * x.dtype.itemsize
+        if kind in ("row", "marks", "rows"):
+            return (1 if kind == "row" else x.shape[-2]) * CHUNK * x.dtype.itemsize
         return CHUNK * (block if kind == "values" else x.shape[-1]) * x.dtype.itemsize
 
     def staged(x, kind):
@@ -49,6 +49,10 @@ def shared_bytes(operands, out_types, warpgroups, stages, made) -> int:
     return sum(-(-size // 1024) * 1024 for size in arrays)
 
 
+def _chunks(operands) -> int:
+    return chunking.num_chunks(operands["k"][0].shape[1], CHUNK)
+
+
 def plan(operands, out_types, warpgroups, made=()) -> tuple[int, int] | None:
     """(warpgroups, stages) of a program: the first choice that shared memory holds, or None.
 
@@ -56,7 +60,7 @@ def plan(operands, out_types, warpgroups, made=()) -> tuple[int, int] | None:
         warpgroups: at most.
         made: names of tiles that are made on the way: by one maker, a stage ahead.
     """
-    chunks = operands["beta"][0].shape[-1] // CHUNK
+    chunks = _chunks(operands)
     stores_states = any(kind == "states" for _, kind in out_types.values())
     # A third stage hides the maker's latency; elsewhere it was measured to cost.
     if made:
@@ -79,7 +83,7 @@ def serial_kernel(
             shared-memory refs, store(name, array[, columns]) stores one of `out_types`.
         operands: name -> (array, kind); kind "keys" for [B, T, H, K], "values" for
             [B, T, H, V], "tiles" for [B, H, N, C, C], "row" for [B, H, T2], "marks" for
-            [B, N, 4, C], "decays" for [B, H, N, 5, C].
+            [B, N, 4, C], "rows" for [B, H, N, R, C].
         carry_in: [B, H, K, V] float32.
         out_types: name -> (ShapeDtypeStruct, kind); kind "values" (the body's array is [64, C] and
             is stored transposed), "states" ([B, H, N, V, K]), "sums" ([B, H, V / 16, T2]; the
@@ -96,7 +100,7 @@ def serial_kernel(
     carry_type = jax.ShapeDtypeStruct(carry_in.shape, jnp.float32)
     names = list(operands)
     batch, heads, key_size, value_size = carry_in.shape
-    chunks = operands["beta"][0].shape[-1] // CHUNK
+    chunks = _chunks(operands)
     dtype = operands["k"][0].dtype
     block = warpgroups * BLOCK_V
     kinds = {name: kind for name, (_, kind) in out_types.items()}
@@ -125,7 +129,7 @@ def serial_kernel(
             if kind == "sums":
                 first = lax.div(values.start, jnp.int32(BLOCK_V // SUMS))
                 return ref.at[b, h, pl.ds(first, SUMS), tokens]
-            if kind in ("tiles", "decays"):
+            if kind in ("tiles", "rows"):
                 return ref.at[b, h, n]
             if kind == "states":
                 return ref.at[b, h, n, values]
@@ -215,10 +219,10 @@ def serial_kernel(
 
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                     here = {name: ref.at[slot] for name, ref in tiles.items()}
-                    beta_C = load_row(here["beta"], 1)
+                    beta_C = beta_row(here)
                     out = {name: ref.at[made_slot] for name, ref in made_tiles.items()}
-                    marks, decays = here.get("marks"), here.get("decays")
-                    make_tiles(here["q"], here["k"], beta_C, marks, decays, split_s, out)
+                    seen = here.get("marks"), here.get("sums")
+                    make_tiles(here["q"], here["k"], beta_C, *seen, split_s, out)
                     plgpu.commit_smem()
                     plgpu.barrier_arrive(made_full.at[made_slot])
 
@@ -232,7 +236,7 @@ def serial_kernel(
                 plgpu.wait_smem_to_gmem(0)
 
         def tile(x, kind):
-            if kind in ("row", "marks", "decays"):
+            if kind in ("row", "marks", "rows"):
                 rows = () if kind == "row" else x.shape[-2:-1]
                 return plgpu.SMEM((stages, *rows, CHUNK), x.dtype)
             return smem((stages, CHUNK, block if kind == "values" else x.shape[-1]), x.dtype)

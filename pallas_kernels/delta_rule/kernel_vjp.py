@@ -100,8 +100,9 @@ class _Residuals(NamedTuple):
 def _cut_inputs(inputs, pieces):
     """q, k, v and beta of pieces; decays."""
     q, k, v, beta, g = inputs
-    cut = *(_cut(x, pieces) for x in (q, k, v)), _pad_beta(_cut(beta, pieces))
-    return cut, None if g is None else kernel_decay.decay_rows(_cut(g, pieces))
+    rows = _pad_beta(_cut(beta, pieces))
+    decays = None if g is None else kernel_decay.make_decays(_cut(g, pieces), rows)
+    return (*(_cut(x, pieces) for x in (q, k, v)), rows), decays
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(7,))

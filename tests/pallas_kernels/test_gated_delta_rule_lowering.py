@@ -40,12 +40,16 @@ def test_lowers_for_cuda(shape, dtype):
     assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in args]
 
 
-def test_decay_rows():
+def test_decays():
     """T no multiple of a chunk; a token that erases, and what follows it keeps its digits."""
     g = -np.random.default_rng(0).uniform(0, 0.1, (2, 100, 3)).astype(np.float32)
     g[:, 70] = kernel_decay.ERASES
-    rows = np.asarray(kernel_decay.decay_rows(jnp.asarray(g)), np.float64)
-    assert rows.shape == (2, 3, 2, 5, CHUNK)
+    beta = jnp.arange(2.0 * 3 * 2 * CHUNK).reshape(2, 3, 2 * CHUNK)
+    rows, between = (
+        np.asarray(x, np.float64) for x in kernel_decay.make_decays(jnp.asarray(g), beta)
+    )
+    assert rows.shape == (2, 3, 2, 4, CHUNK) and between.shape == (2, 3, 2, 2, CHUNK)
+    assert (rows[..., 3, :].reshape(beta.shape) == beta).all()
     g = np.pad(g.astype(np.float64), ((0, 0), (0, 28), (0, 0)))
     g = g.reshape(2, 2, CHUNK, 3).transpose(0, 3, 1, 2)
     sums = np.cumsum(g, axis=-1)
@@ -54,7 +58,7 @@ def test_decay_rows():
     assert_close("to the end", rows[..., 1, :], np.exp(total - sums), 1e-6)
     assert_close("across", rows[..., 2, :], np.exp(total + 0 * sums), 1e-6)
     assert (rows[:, :, 1, 0, 6:] == 0).all() and (rows[:, :, 1, 2] == 0).all()
-    between = np.exp2(rows[..., 3, :, None] + rows[..., 4, None, :])
+    between = np.exp2(between[..., 0, :, None] + between[..., 1, None, :])
     wanted = np.exp(sums[..., :, None] - sums[..., None, :])
     assert_close("between", np.tril(between), np.tril(wanted), 1e-4)
 
@@ -127,7 +131,7 @@ def test_equations_and_the_decays_gradient(x64, segmented):
 
     results, vjp = jax.vjp(jax.jit(run), *(jnp.asarray(x) for x in args))
     wanted = vjp((jnp.asarray(do)[None, :, None], jnp.asarray(dstate)[None, None]))
-    decays = kernel_decay.decay_rows(jnp.asarray(g)[None, :, None])
+    decays = kernel_decay.make_decays(jnp.asarray(g)[None, :, None], jnp.asarray(beta)[None, None])
     dg = kernel_decay.log_decay_gradient(
         jnp.asarray(shares)[None, None], decays, jnp.asarray(marks)[None], tokens
     )
