@@ -89,7 +89,12 @@ def measure(scratch: Path, megabytes: int, saves: int) -> dict:
                 manifest.verify(directory / "1")
                 verify_seconds.append(time.perf_counter() - began)
     shutil.rmtree(directory)
-    return {"megabytes": megabytes, "times": times, "verify_seconds": verify_seconds}
+    return {
+        "megabytes": megabytes,
+        "times": times,
+        "verify_seconds": verify_seconds,
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def medians(row: dict) -> dict[str, dict[str, float]]:
