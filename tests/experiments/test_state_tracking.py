@@ -114,8 +114,8 @@ def test_held_out_sequences_are_longer_and_begin_otherwise(problem):
 
 
 def test_where_all_sequences_are_trained_on_none_can_be_held_out():
-    config = StateTrackingConfig(seq_len=2, num_train_examples=200, num_eval_examples=1)
-    with pytest.raises(ValueError, match="^num_train_examples: wanted few enough that 1 others"):
+    config = StateTrackingConfig(seq_len=2, num_train_examples=200, num_eval_examples=2)
+    with pytest.raises(ValueError, match="^num_train_examples: wanted few enough that 2 others"):
         config.make()
 
 
@@ -125,7 +125,8 @@ def test_guesses_score_chance_at_every_length(problem, chance):
     examples = held_out(task)
     guesses = np.random.default_rng(0).integers(0, round(1 / chance), examples["inputs"].shape)
     scores = task.score(examples, guesses)
-    assert list(scores) == ["accuracy_1x", "accuracy_2x", "accuracy_4x", "accuracy_8x"]
+    lengths = [f"accuracy_{factor}x" for factor in (1, 2, 4, 8)]
+    assert list(scores) == [*lengths, "validation_accuracy_8x"]
     assert all(score == pytest.approx(chance, abs=0.03) for score in scores.values())
 
 
@@ -141,7 +142,17 @@ def test_a_tracker_that_loses_count_after_the_training_length_is_found_out():
         "accuracy_2x": 0.0,
         "accuracy_4x": 0.0,
         "accuracy_8x": pytest.approx(2 / 48),
+        "validation_accuracy_8x": pytest.approx(2 / 48),
     }
+
+
+def test_one_half_is_the_test_the_other_validates():
+    task = StateTrackingConfig(**SMALL).make()
+    examples = held_out(task)
+    predictions = examples["targets"].copy()
+    predictions[100:] = 1 - predictions[100:]
+    scores = task.score(examples, predictions)
+    assert scores.pop("validation_accuracy_8x") == 0.0 and set(scores.values()) == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +161,7 @@ def test_a_tracker_that_loses_count_after_the_training_length_is_found_out():
         ({"problem": "s4"}, "problem: wanted one of"),
         ({"seq_len": 0}, "seq_len: wanted at least 1, got 0"),
         ({"num_train_examples": 0}, "num_train_examples: wanted at least 1, got 0"),
+        ({"num_eval_examples": 1}, "num_eval_examples: wanted at least 2, got 1"),
     ],
 )
 def test_impossible_settings_are_refused(change, message):

@@ -65,6 +65,9 @@ def test_regbench_and_state_tracking():
         assert (product.kind, product.num_householder) == ("delta_product", 2)
         convs = {product.conv_size, *(c.model.layer_pattern[0].conv_size for c in both)}
         assert convs == {4 if problem == "modular_arithmetic" else 0}
+    parity = SUITE_PRESETS["state_tracking/parity"]().train
+    assert (parity.num_steps, parity.eval_every_steps) == (2000, 50)
+    assert (parity.optimizer.warmup_steps, parity.optimizer.learning_rate) == (200, 1e-2)
 
 
 def test_other_models_differ_from_delta_net_in_their_mixers_alone():

@@ -80,7 +80,7 @@ def test_the_best_has_the_highest_mean_of_the_tasks_score_at_the_end():
         row(0.3, 0, 1.0), row(0.3, 1, 1.0, loss=None),
         row(0.4, 0, 1.0, step=10_000), row(0.4, 0, 0.1), row(0.4, 1, 0.1),
     ]  # fmt: skip
-    assert best(rows, CONFIG) == {
+    assert best(rows, PRESETS["needle/t128"]()) == {
         "learning_rate": 0.2,
         "weight_decay": 0.1,
         "score_name": "accuracy_8x",
@@ -109,12 +109,11 @@ def test_every_preset_reports_its_score():
 
 def test_groups_cover_the_grid_and_another_grid_is_refused(tmp_path, monkeypatch):
     groups = {}
+    figures = {"loss": 1.0, "accuracy_8x": 0.5, "validation_accuracy_8x": 0.6}
 
     def remember(model, config, task, members, workdir, *, name, goal, began):
         groups[name] = members
-        table.write(
-            config.num_steps, 1.0, members, [{"loss": 1.0, "accuracy_8x": 0.5}] * len(members)
-        )
+        table.write(config.num_steps, 1.0, members, [figures] * len(members))
 
     table = RunTable(tmp_path / "runs.jsonl")
     monkeypatch.setattr("experiments.sweep.train_members", remember)

@@ -21,12 +21,15 @@ class StateTrackingConfig(TaskConfig):
     Attributes:
         problem: a name of PROBLEMS.
         seq_len: T, ids a training sequence; held-out ones have 8 T.
-        num_train_examples, num_eval_examples: examples of an epoch and of an evaluation.
+        num_train_examples: examples of an epoch.
+        num_eval_examples: sequences held out; the first half is the test, the second validates.
         data_seed: of all examples and of the shuffling.
     """
 
     kind: ClassVar[str] = "state_tracking"
     score_name: ClassVar[str] = f"accuracy_{LENGTHS[-1]}x"
+    selection_name: ClassVar[str] = f"validation_{score_name}"
+    early_stopping: ClassVar[bool] = True
     problem: str = "parity"
     seq_len: int = 40
     num_train_examples: int = 100_000
@@ -35,8 +38,9 @@ class StateTrackingConfig(TaskConfig):
 
     def __post_init__(self):
         check_one_of(self, "problem", tuple(PROBLEMS))
-        for name in ("seq_len", "num_train_examples", "num_eval_examples"):
+        for name in ("seq_len", "num_train_examples"):
             check_at_least(self, name, 1)
+        check_at_least(self, "num_eval_examples", 2)
         check_at_least(self, "data_seed", 0)
 
     @property
@@ -69,6 +73,11 @@ class StateTrackingTask(SyntheticTask):
         super().__init__(config.vocab_size, config.data_seed, train, held_out)
 
     def score(self, examples: Batch, predictions: np.ndarray) -> dict[str, float]:
-        """Accuracy at places up to T, T to 2 T, 2 T to 4 T, 4 T to 8 T."""
-        right = predictions == examples["targets"]
-        return accuracy_by_length(right, examples["weights"], self.config.seq_len)
+        """Accuracy at places up to T, T to 2 T, 2 T to 4 T, 4 T to 8 T; the last validates too."""
+        right, weights = predictions == examples["targets"], examples["weights"]
+        half = len(right) // 2
+        test, validation = (
+            accuracy_by_length(right[part], weights[part], self.config.seq_len)
+            for part in (slice(half), slice(half, None))
+        )
+        return test | {self.config.selection_name: validation[self.config.score_name]}
