@@ -68,6 +68,7 @@ CASES = (
     Case("linear_attention", (16, 2048, 8, 64, 64), "float16", False, "none"),
     Case("selective_scan", (64, 2048, 2048, 16), "bfloat16"),
     Case("selective_scan", (64, 2048, 2048, 64), "float32", True),
+    Case("selective_scan", (1, 4096, 2048, 16), "float16", True),  # in pieces
 )
 OPTIONS = ("SEGMENTS", "OUTPUT", "SAVE", "REVERSE")  # of a kernel, worth naming
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "int32": "*i32"}

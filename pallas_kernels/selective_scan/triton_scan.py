@@ -91,6 +91,40 @@ def forward_kernel(
 
 @triton.jit
 @no_type_check
+def cotangent_kernel(
+    dt, a, c, starts, dy, length, rows_of_a,
+    dinitial_state,
+    N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, SEGMENTS: tl.constexpr,
+):  # fmt: skip
+    """The cotangent of the initial state where that of the final one is 0. Grid (B D / BD)."""
+    width: tl.constexpr = tl.cdiv(D, BD)
+    row = (tl.program_id(0) // width).to(tl.int64)
+    d = tl.program_id(0) % width * BD + tl.arange(0, BD)
+    n = tl.arange(0, N)
+    inside = d < D
+    place = n[:, None] * D + d[None, :]
+    a_tile = tl.load(a + row // rows_of_a * (N * D) + place, mask=inside[None, :], other=0.0)
+    a_tile *= LOG2_E
+    coming = tl.zeros((N, BD), tl.float32)
+    blocks = tl.cdiv(length, BT)
+    for i in range(blocks):
+        first = (blocks - 1 - i) * BT
+        rows = ()
+        for j in tl.static_range(BT):
+            there, token = first + j < length, row * length + first + j
+            dt_t = load_row(dt, token, d, inside & there, D)
+            dy_t = load_row(dy, token, d, inside & there, D)
+            rows = rows + ((dt_t, dy_t, load_row(c, token, n, there, N)),)
+        for j in tl.static_range(BT - 1, -1, -1):
+            there, token = first + j < length, row * length + first + j
+            dt_t, dy_t, c_t = rows[j]
+            dstate = coming + c_t[:, None] * dy_t[None, :]
+            coming = decays(dt_t, a_tile, starts, token, there, SEGMENTS) * dstate
+    tl.store(dinitial_state + row * (N * D) + place, coming, mask=inside[None, :])
+
+
+@triton.jit
+@no_type_check
 def backward_kernel(
     x, dt, a, b, c, starts, states, dy, dfinal_state, length, rows_of_a,
     dx, ddt, da, db, dc, dinitial_state,

@@ -55,6 +55,25 @@ def test_interpreted(interpreted, x64, length, sizes, dtype, segments):
 
 
 @needs_triton
+@pytest.mark.parametrize("segments", [False, True])
+def test_pieces(interpreted, monkeypatch, x64, segments):
+    """Rows cut in four; with segments every piece of one row has a boundary, none of the other."""
+    monkeypatch.setattr(interpreted.triton_support, "SHORTEST_PIECE", 5)
+    assert interpreted.triton_support.pieces(2, 20, 6, 16) == 4
+    ids = jnp.stack([IDS, jnp.zeros_like(IDS)]) if segments else None
+    check_scan(kernels(interpreted), make_args(20, "float32", (2, 6, 4)), ids)
+
+
+def test_rows_are_cut_where_programs_are_few():
+    pieces = api.triton_support.pieces
+    assert pieces(64, 2048, 2048, 16) == 1
+    assert pieces(8, 4096, 2048, 16) == 2
+    assert pieces(1, 4096, 2048, 16) == 16
+    assert pieces(1, 4095, 2048, 16) == 1  # odd
+    assert pieces(1, 512, 64, 16) == 4  # pieces would be too short
+
+
+@needs_triton
 @pytest.mark.parametrize(
     ("kernel", "result"), [("forward_kernel", 1), ("forward_kernel", 0), ("backward_kernel", 4)]
 )
@@ -140,6 +159,7 @@ def on_gpu(*args):
         pytest.param(130, (1, 64, 32), id="more_states"),
         pytest.param(65, (1, 64, 64), id="most_states"),
         pytest.param(1, (2, 64, 16), id="one_token"),
+        pytest.param(1024, (2, 64, 16), id="pieces"),
     ],
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
