@@ -10,6 +10,7 @@ from pallas_kernels import selective_scan
 from pallas_kernels._common import dispatch, triton_device
 from pallas_kernels._common.segments import number_segments
 from pallas_kernels.selective_scan import api
+from tests.helpers import triton_interpreter
 from tests.helpers.compare import equal_bits
 from tests.helpers.operators import outputs_and_gradients, random_segments
 from tests.helpers.selective_scan import check_scan, make_args
@@ -24,8 +25,6 @@ IDS = jnp.searchsorted(jnp.asarray((3, 8, 12, 13, 19)), jnp.arange(20), side="ri
 @pytest.fixture(scope="module")
 def interpreted():
     """triton_vjp, its kernels run by Triton's interpreter."""
-    from tests.helpers import triton_interpreter
-
     name = "pallas_kernels.selective_scan.triton_vjp"
     with triton_interpreter.interpreted(name) as module:
         yield module
@@ -79,15 +78,7 @@ def test_rows_are_cut_where_programs_are_few():
 )
 def test_what_a_kernel_hands_on_matters(interpreted, monkeypatch, x64, kernel, result):
     """With any of it lost the comparison fails."""
-    launch = interpreted.triton_launch.launch
-
-    def losing(function, *arguments, **options):
-        results = launch(function, *arguments, **options)
-        if function.fn.__name__ == kernel:
-            results[result] = jnp.zeros_like(results[result])
-        return results
-
-    monkeypatch.setattr(interpreted.triton_launch, "launch", losing)
+    triton_interpreter.lose(interpreted, monkeypatch, kernel, result)
     with pytest.raises(AssertionError, match="RMS ratio"):
         check_scan(kernels(interpreted), make_args(9, "float32", (1, 4, 4)))
 
