@@ -70,6 +70,7 @@ CASES = (
     Case("linear_attention", (16, 2048, 8, 64, 64), "float16", False, "none"),
     Case("selective_scan", (64, 2048, 2048, 16), "bfloat16"),
     Case("selective_scan", (64, 2048, 2048, 64), "float32", True),
+    Case("selective_scan", (1, 4096, 2048, 16), "float16", True),  # in pieces
     Case("row_product", (2048, 6160), "bfloat16", option="norm"),
     Case("row_product", (2048, 11264), "bfloat16", option="norm gated"),
     Case("row_product", (5632, 2048), "bfloat16", option="residual"),

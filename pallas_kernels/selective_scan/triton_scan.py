@@ -27,6 +27,20 @@ LOG_2 = tl.constexpr(0.6931471805599453)
 
 @triton.jit
 @no_type_check
+def program(a, rows_of_a, N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr):
+    """A program's row, channels, numbers, which channels there are, places in [N, D], A log2(e)."""
+    width: tl.constexpr = tl.cdiv(D, BD)
+    row = (tl.program_id(0) // width).to(tl.int64)
+    d = tl.program_id(0) % width * BD + tl.arange(0, BD)
+    n = tl.arange(0, N)
+    place = n[:, None] * D + d[None, :]
+    inside = d < D
+    a_tile = tl.load(a + row // rows_of_a * (N * D) + place, mask=inside[None, :], other=0.0)
+    return row, d, n, inside, place, a_tile * LOG2_E
+
+
+@triton.jit
+@no_type_check
 def load_row(array, token, column, mask, WIDTH: tl.constexpr):
     """Columns of row `token` of [tokens, WIDTH] in float32, zeros without `mask`."""
     return tl.load(array + token * WIDTH + column, mask=mask, other=0.0).to(tl.float32)
@@ -55,14 +69,7 @@ def forward_kernel(
 
     With OUTPUT y; with SAVE the state before every BT tokens, [B, T / BT, N, D].
     """
-    width: tl.constexpr = tl.cdiv(D, BD)
-    row = (tl.program_id(0) // width).to(tl.int64)
-    d = tl.program_id(0) % width * BD + tl.arange(0, BD)
-    n = tl.arange(0, N)
-    inside = d < D
-    place = n[:, None] * D + d[None, :]
-    a_tile = tl.load(a + row // rows_of_a * (N * D) + place, mask=inside[None, :], other=0.0)
-    a_tile *= LOG2_E
+    row, d, n, inside, place, a_tile = program(a, rows_of_a, N, D, BD)
     state = tl.load(initial_state + row * (N * D) + place, mask=inside[None, :], other=0.0)
     blocks = tl.cdiv(length, BT)
     for block in range(blocks):
@@ -91,6 +98,33 @@ def forward_kernel(
 
 @triton.jit
 @no_type_check
+def cotangent_kernel(
+    dt, a, c, starts, dy, length, rows_of_a,
+    dinitial_state,
+    N: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BT: tl.constexpr, SEGMENTS: tl.constexpr,
+):  # fmt: skip
+    """The cotangent of the initial state where that of the final one is 0. Grid (B D / BD)."""
+    row, d, n, inside, place, a_tile = program(a, rows_of_a, N, D, BD)
+    coming = tl.zeros((N, BD), tl.float32)
+    blocks = tl.cdiv(length, BT)
+    for i in range(blocks):
+        first = (blocks - 1 - i) * BT
+        rows = ()
+        for j in tl.static_range(BT):
+            there, token = first + j < length, row * length + first + j
+            dt_t = load_row(dt, token, d, inside & there, D)
+            dy_t = load_row(dy, token, d, inside & there, D)
+            rows = rows + ((dt_t, dy_t, load_row(c, token, n, there, N)),)
+        for j in tl.static_range(BT - 1, -1, -1):
+            there, token = first + j < length, row * length + first + j
+            dt_t, dy_t, c_t = rows[j]
+            dstate = coming + c_t[:, None] * dy_t[None, :]
+            coming = decays(dt_t, a_tile, starts, token, there, SEGMENTS) * dstate
+    tl.store(dinitial_state + row * (N * D) + place, coming, mask=inside[None, :])
+
+
+@triton.jit
+@no_type_check
 def backward_kernel(
     x, dt, a, b, c, starts, states, dy, dfinal_state, length, rows_of_a,
     dx, ddt, da, db, dc, dinitial_state,
@@ -103,14 +137,7 @@ def backward_kernel(
 
     Grid (B D / BD). `db` and `dc` are parts [B, D / BD, T, N], `da` is of every row [B, N, D].
     """
-    width: tl.constexpr = tl.cdiv(D, BD)
-    row = (tl.program_id(0) // width).to(tl.int64)
-    d = tl.program_id(0) % width * BD + tl.arange(0, BD)
-    n = tl.arange(0, N)
-    inside = d < D
-    place = n[:, None] * D + d[None, :]
-    a_tile = tl.load(a + row // rows_of_a * (N * D) + place, mask=inside[None, :], other=0.0)
-    a_tile *= LOG2_E
+    row, d, n, inside, place, a_tile = program(a, rows_of_a, N, D, BD)
     coming = tl.load(dfinal_state + row * (N * D) + place, mask=inside[None, :], other=0.0)
     da_tile = tl.zeros((N, BD), tl.float32)
     part = tl.program_id(0).to(tl.int64) * length

@@ -14,6 +14,7 @@ from pallas_kernels._common.segments import number_segments
 from pallas_kernels.delta_rule.workloads import make_inputs
 from pallas_kernels.gated_linear_attention import api
 from pallas_kernels.gated_linear_attention.reference import gated_linear_attention_reference
+from tests.helpers import triton_interpreter
 from tests.helpers.compare import equal_bits
 from tests.helpers.operators import (
     calling,
@@ -34,8 +35,6 @@ DECAYS = ("channel", "head", "none")
 @pytest.fixture(scope="module")
 def interpreted():
     """triton_vjp, its kernels run by Triton's interpreter."""
-    from tests.helpers import triton_interpreter
-
     name = "pallas_kernels.gated_linear_attention.triton_vjp"
     with triton_interpreter.interpreted(name) as module:
         yield module
@@ -110,15 +109,7 @@ def test_interpreted(interpreted, x64, shape, dtype, decay, segments):
 )
 def test_what_a_kernel_hands_on_matters(interpreted, monkeypatch, x64, kernel, result):
     """With any of it lost the comparison fails."""
-    launch = interpreted.triton_launch.launch
-
-    def losing(function, *arguments, **options):
-        results = launch(function, *arguments, **options)
-        if function.fn.__name__ == kernel:
-            results[result] = jnp.zeros_like(results[result])
-        return results
-
-    monkeypatch.setattr(interpreted.triton_launch, "launch", losing)
+    triton_interpreter.lose(interpreted, monkeypatch, kernel, result)
     args = make_args((1, 35, 1, 64, 64), "float32", "head")
     with pytest.raises(AssertionError, match="RMS ratio"):
         check_operator(kernels(interpreted), define, NAMES, args)

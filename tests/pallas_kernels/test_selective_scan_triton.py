@@ -10,6 +10,7 @@ from pallas_kernels import selective_scan
 from pallas_kernels._common import dispatch, triton_device
 from pallas_kernels._common.segments import number_segments
 from pallas_kernels.selective_scan import api
+from tests.helpers import triton_interpreter
 from tests.helpers.compare import equal_bits
 from tests.helpers.operators import outputs_and_gradients, random_segments
 from tests.helpers.selective_scan import check_scan, make_args
@@ -24,8 +25,6 @@ IDS = jnp.searchsorted(jnp.asarray((3, 8, 12, 13, 19)), jnp.arange(20), side="ri
 @pytest.fixture(scope="module")
 def interpreted():
     """triton_vjp, its kernels run by Triton's interpreter."""
-    from tests.helpers import triton_interpreter
-
     name = "pallas_kernels.selective_scan.triton_vjp"
     with triton_interpreter.interpreted(name) as module:
         yield module
@@ -55,20 +54,31 @@ def test_interpreted(interpreted, x64, length, sizes, dtype, segments):
 
 
 @needs_triton
+@pytest.mark.parametrize("segments", [False, True])
+def test_pieces(interpreted, monkeypatch, x64, segments):
+    """Rows cut in four; with segments every piece of one row has a boundary, none of the other."""
+    monkeypatch.setattr(interpreted.triton_support, "SHORTEST_PIECE", 5)
+    assert interpreted.triton_support.pieces(2, 20, 6, 16) == 4
+    ids = jnp.stack([IDS, jnp.zeros_like(IDS)]) if segments else None
+    check_scan(kernels(interpreted), make_args(20, "float32", (2, 6, 4)), ids)
+
+
+def test_rows_are_cut_where_programs_are_few():
+    pieces = api.triton_support.pieces
+    assert pieces(64, 2048, 2048, 16) == 1
+    assert pieces(8, 4096, 2048, 16) == 2
+    assert pieces(1, 4096, 2048, 16) == 16
+    assert pieces(1, 4095, 2048, 16) == 1  # odd
+    assert pieces(1, 512, 64, 16) == 4  # pieces would be too short
+
+
+@needs_triton
 @pytest.mark.parametrize(
     ("kernel", "result"), [("forward_kernel", 1), ("forward_kernel", 0), ("backward_kernel", 4)]
 )
 def test_what_a_kernel_hands_on_matters(interpreted, monkeypatch, x64, kernel, result):
     """With any of it lost the comparison fails."""
-    launch = interpreted.triton_launch.launch
-
-    def losing(function, *arguments, **options):
-        results = launch(function, *arguments, **options)
-        if function.fn.__name__ == kernel:
-            results[result] = jnp.zeros_like(results[result])
-        return results
-
-    monkeypatch.setattr(interpreted.triton_launch, "launch", losing)
+    triton_interpreter.lose(interpreted, monkeypatch, kernel, result)
     with pytest.raises(AssertionError, match="RMS ratio"):
         check_scan(kernels(interpreted), make_args(9, "float32", (1, 4, 4)))
 
@@ -140,6 +150,7 @@ def on_gpu(*args):
         pytest.param(130, (1, 64, 32), id="more_states"),
         pytest.param(65, (1, 64, 64), id="most_states"),
         pytest.param(1, (2, 64, 16), id="one_token"),
+        pytest.param(1024, (2, 64, 16), id="pieces"),
     ],
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -20,6 +20,7 @@ from pallas_kernels.delta_rule import api, triton_support
 from pallas_kernels.delta_rule.reference import delta_rule_reference
 from pallas_kernels.delta_rule.sharded import delta_rule_sharded
 from pallas_kernels.delta_rule.workloads import make_inputs
+from tests.helpers import triton_interpreter
 from tests.helpers.compare import BOUNDS, assert_close
 from tests.helpers.operators import check_operator, random_state
 
@@ -32,8 +33,6 @@ NAMES = ("q", "k", "v", "beta", "initial_state")
 @pytest.fixture(scope="module")
 def interpreted():
     """triton_vjp, its kernels run by Triton's interpreter."""
-    from tests.helpers import triton_interpreter
-
     with triton_interpreter.interpreted() as module:
         yield module
 
@@ -149,15 +148,7 @@ def test_vmap_joins_the_batch(interpreted):
 )
 def test_what_a_kernel_hands_on_matters(interpreted, monkeypatch, x64, kernel, result):
     """With any of it lost the comparison fails."""
-    launch = interpreted.triton_launch.launch
-
-    def losing(function, *arguments, **options):
-        results = launch(function, *arguments, **options)
-        if function.fn.__name__ == kernel:
-            results[result] = jnp.zeros_like(results[result])
-        return results
-
-    monkeypatch.setattr(interpreted.triton_launch, "launch", losing)
+    triton_interpreter.lose(interpreted, monkeypatch, kernel, result)
     args = arguments(1, 35, 1, 64, 64, "float32")
     with pytest.raises(AssertionError, match="RMS ratio"):
         check_operator(kernels(interpreted), definition, NAMES, args)
