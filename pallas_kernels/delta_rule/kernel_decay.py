@@ -6,7 +6,9 @@ The kernels multiply by these numbers where they otherwise let everything throug
 decay a head). The gradient is sums of what kernel_gradients.py leaves for every token.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels._common import chunking
-from pallas_kernels._common.decay import decay_from_start, decay_to_end
+from pallas_kernels._common.precision import matmul
 from pallas_kernels.delta_rule.kernel_support import CHUNK
 
 # exp of this is 0 in float32. Differences of sums of what is no less keep their digits.
@@ -38,11 +40,19 @@ class Decays(NamedTuple):
 def make_decays(g: Float[Array, "B T H"], beta: Float[Array, "B H T2"]) -> Decays:
     """From log decays in [ERASES, 0], and beta padded to whole chunks. Past T nothing decays."""
     g = jnp.moveaxis(chunking.split_heads(g, CHUNK), 0, 2)
-    from_start, to_end = (f(g[..., None])[..., 0] for f in (decay_from_start, decay_to_end))
+    so_far = _sums(g, jnp.tril)
+    from_start, to_end = jnp.exp(so_far), jnp.exp(_sums(g, functools.partial(jnp.triu, k=1)))
     crosses = jnp.broadcast_to(from_start[..., -1:], g.shape)
-    sums = jnp.cumsum(g, axis=-1) / math.log(2)
+    sums = so_far / math.log(2)
     rows = [from_start, to_end, crosses, beta.reshape(g.shape)]
     return Decays(jnp.stack(rows, axis=3), jnp.stack([sums, -sums], axis=3))
+
+
+def _sums(x: Float[Array, "*L C"], triangle: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Of x over the tokens that `triangle` leaves of a row of ones. A product, because on GPUs a
+    cumulative sum is several kernels."""
+    ones = triangle(jnp.ones((CHUNK, CHUNK), x.dtype))
+    return matmul("...j,ij->...i", x, ones, input_dtype=x.dtype)
 
 
 def log_decay_gradient(
@@ -62,7 +72,7 @@ def log_decay_gradient(
     crosses = decays.rows[..., 2, 0]
     if marks is not None:
         crosses = crosses * marks[:, None, :, 2, 0]
-    later = jax.lax.cumsum(between + reads_less_writes, axis=3, reverse=True)
+    later = _sums(between + reads_less_writes, jnp.triu)
     whole = crosses * jnp.sum(kept, axis=-1) + jnp.sum(written, axis=-1)
     dg = (later + whole[..., None]).reshape(*shares.shape[:2], -1)
     return jnp.swapaxes(dg, 1, 2)[:, :length]

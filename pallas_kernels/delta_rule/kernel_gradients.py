@@ -115,11 +115,9 @@ def gradients(
                 return x
             return jnp.where(rows(load_row(seen_s["marks"].at[mark], 0), x.shape[1]) > 0, x, 0.0)
 
-        def triangle(x, seen_s, *, strict):
-            """The lower triangle of x within segments, times the decay between its tokens."""
-            if "sums" in seen_s:
-                x = x * decay_between(seen_s["sums"])
-            return jnp.where(lower_mask(seen_s.get("marks"), strict=strict), x, 0.0)
+        def decayed(x, seen_s):
+            """x, of two tokens each, times the decay between them."""
+            return x * decay_between(seen_s["sums"]) if "sums" in seen_s else x
 
         def row_sums(x, ref):
             """Of x * ref, 64 columns of `ref` at a time: registers. x: columns -> values."""
@@ -179,7 +177,8 @@ def gradients(
 
                     dp, dq, *kept = each_block(i, block)
                     beta = columns(load_row(beta_s, 1))
-                    dp = triangle(scale * beta * dp, seen_s, strict=False)
+                    below = lower_mask(seen_s.get("marks"), strict=False)
+                    dp = jnp.where(below, decayed(scale * beta * dp, seen_s), 0.0)
                     minus_dp_s[...] = (-dp).astype(dtype)
                     plgpu.commit_smem()
                     exchange()
@@ -222,7 +221,8 @@ def gradients(
 
                     m, dk, *written = each_block(i, block)
                     beta = columns(load_row(beta_s, 1))
-                    m = triangle(beta * m, seen_s, strict=True).astype(dtype)
+                    below = lower_mask(seen_s.get("marks"), strict=True)
+                    m = jnp.where(below, decayed(beta * m, seen_s), 0.0).astype(dtype)
                     m_s[...] = m
                     plgpu.commit_smem()
                     exchange()
