@@ -3,16 +3,20 @@
 """The runner of faults, a short form: hostile files are refused, and a loss would be counted."""
 
 import gzip
+import json
 import lzma
 
 import numpy as np
 import pytest
 
 from deltanet_jax.train import manifest
+from deltanet_jax.train.metrics import read_metrics
+from experiments.evaluation.scoring import Results
 from experiments.faults import arguments, damage, hostile, runs
 from experiments.faults.outcome import Outcome
 from experiments.tasks.language_modeling.data import read_documents
 from experiments.text import documents, shards
+from experiments.text.lines import read_json_lines
 
 
 def test_hostile_files_are_refused_with_a_message(tmp_path):
@@ -82,5 +86,29 @@ def test_a_cut_archive_is_refused_with_its_name(tmp_path, ending):
     path = tmp_path / f"text.jsonl.{ending}"
     for content in (packed[:-9], packed[:4], b"plain text"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"text.jsonl.{ending}: wanted a whole compressed"):
-            list(read_documents(path))
+        for read in (read_documents, lambda path: read_json_lines(path, "data")):
+            with pytest.raises(ValueError, match=f"text.jsonl.{ending}: wanted a whole compressed"):
+                list(read(path))
+
+
+@pytest.mark.parametrize("line", ["{", "3", "{}", '{"step": "x"}'])
+def test_rows_of_metrics_end_at_damage_which_is_said_unless_it_is_the_last(tmp_path, caplog, line):
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"step": n}) for n in (1, 2)]
+    path.write_text("\n".join([rows[0], line]))
+    assert read_metrics(path) == [{"step": 1}] and not caplog.text
+    path.write_text("\n".join([rows[0], line, rows[1]]))
+    assert read_metrics(path) == [{"step": 1}]
+    assert f"{path}: line 2 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["{", "3", '{"key": 1, "result": []}', '{"key": "a"}'])
+def test_answers_that_were_kept_and_damaged_are_named(tmp_path, line):
+    path = tmp_path / "requests.jsonl"
+    good = json.dumps({"key": "a", "result": [1]}) + "\n"
+    path.write_text(good + line + "\n")
+    with pytest.raises(ValueError, match=r"workdir: .*requests.jsonl:2: wanted an answer"):
+        Results(path, "")
+    path.write_text(good + line)  # its writing was interrupted
+    assert Results(path, "")["a"] == [1]
+    assert path.read_text() == good
