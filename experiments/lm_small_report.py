@@ -56,6 +56,12 @@ def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
+def _speed(figures: dict[str, Any]) -> str:
+    count = figures["machine"]["device_count"]
+    speed = _number(figures.get("tokens_per_second"), ",.0f")
+    return speed if count == 1 else f"{speed} ({count} GPUs)"
+
+
 def _row(record: Record, paper: dict[str, float]) -> str:
     figures, lambada = record.figures, record.lambada or {}
     wikitext = figures.get("wikitext", {}).get("word_perplexity")
@@ -69,7 +75,7 @@ def _row(record: Record, paper: dict[str, float]) -> str:
         _number(paper.get(record.name), ".2f"),
         f"{_number(lambada.get('perplexity'), '.1f')}, "
         + _number(None if accuracy is None else 100 * accuracy, ".1f"),
-        _number(figures.get("tokens_per_second"), ",.0f"),
+        _speed(figures),
         f"[record]({IN_README}/{record.name}/record.json)",
     ]
     return "| " + " | ".join(cells) + " |"
