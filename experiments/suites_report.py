@@ -296,7 +296,8 @@ def lengths_section(records: Sequence[Record], what: str) -> list[str]:
     ]
     for r in records:
         task = r.config.task
-        name = f"{getattr(task, 'problem', task.kind)}, T = {task.seq_len}"
+        problem, width = getattr(task, "problem", task.kind), r.config.model.d_model
+        name = f"{problem}, T = {task.seq_len}, width {width}"
         found = [r.figures[figure] for figure in figures]
         seeds = ", ".join(map(_share, r.best["scores"].values()))
         lines.append(f"| {name} | {r.model} | {' | '.join(map(_share, found))} | {seeds} |")

@@ -137,8 +137,8 @@ def test_regbench_and_lengths(tmp_path):
     text = suites_section(tmp_path)
     assert "| DeltaNet, conv | – / 81.3 | 87.3 / 87.3 | – / 88.8 | – / 93.1 |" in text
     wanted = "| 100.0 | 50.0 | 25.0 | 12.5 |"
-    assert f"| parity, T = 40 | DeltaNet, beta in (0, 2) {wanted} 25.0, 0.0 |" in text
-    assert f"| needle, T = 128 | Transformer++ {wanted} 12.5 |" in text
+    assert f"| parity, T = 40, width 128 | DeltaNet, beta in (0, 2) {wanted} 25.0, 0.0 |" in text
+    assert f"| needle, T = 128, width 128 | Transformer++ {wanted} 12.5 |" in text
 
 
 def test_hybrids_are_named_after_both_mixers():
