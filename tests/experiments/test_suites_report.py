@@ -75,7 +75,7 @@ def test_mqar_stands_beside_the_papers(tmp_path):
         "| DeltaNet, conv | 50.0 / – | – / – | – / – | – / – |"
     ]
     assert "n: 100,000 training and 3,000 held-out examples; 50,000 steps, " in text
-    assert "best of 4 runs, 2 seeds; commit 0123456789." in text  # no clock was recorded
+    assert "best of 4 runs, 2 seeds; Abacus, commit 0123456789." in text  # no clock was recorded
     assert text.index("MQAR, 64 tokens, 4 pairs") < text.index("MQAR, 512 tokens, 64 pairs")
     save_suite_pictures(tmp_path)
     assert (tmp_path / "mqar.png").stat().st_size > 10_000
