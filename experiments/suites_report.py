@@ -179,10 +179,12 @@ def _budget(records: Sequence[Record], what: str = "Ours / the paper's, in %") -
     seeds = span([len(r.best["scores"]) for r in records])
     seconds = [r.seconds for r in records if r.seconds]
     clock = f", {span([round(s) for s in seconds])} s for all of a sweep's runs" if seconds else ""
-    commits = ", ".join(sorted({r.commit for r in records}))
+    commits, devices = (
+        ", ".join(sorted({getattr(r, name) for r in records})) for name in ("commit", "device")
+    )
     return (
         f"{what}; n: {train} training and {held_out} held-out examples; {steps} "
-        f"steps, best of {runs} runs, {seeds} seeds{clock}; commit {commits}."
+        f"steps, best of {runs} runs, {seeds} seeds{clock}; {devices}, commit {commits}."
     )
 
 
@@ -296,7 +298,8 @@ def lengths_section(records: Sequence[Record], what: str) -> list[str]:
     ]
     for r in records:
         task = r.config.task
-        name = f"{getattr(task, 'problem', task.kind)}, T = {task.seq_len}"
+        problem, width = getattr(task, "problem", task.kind), r.config.model.d_model
+        name = f"{problem}, T = {task.seq_len}, width {width}"
         found = [r.figures[figure] for figure in figures]
         seeds = ", ".join(map(_share, r.best["scores"].values()))
         lines.append(f"| {name} | {r.model} | {' | '.join(map(_share, found))} | {seeds} |")

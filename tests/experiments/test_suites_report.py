@@ -75,7 +75,7 @@ def test_mqar_stands_beside_the_papers(tmp_path):
         "| DeltaNet, conv | 50.0 / – | – / – | – / – | – / – |"
     ]
     assert "n: 100,000 training and 3,000 held-out examples; 50,000 steps, " in text
-    assert "best of 4 runs, 2 seeds; commit 0123456789." in text  # no clock was recorded
+    assert "best of 4 runs, 2 seeds; Abacus, commit 0123456789." in text  # no clock was recorded
     assert text.index("MQAR, 64 tokens, 4 pairs") < text.index("MQAR, 512 tokens, 64 pairs")
     save_suite_pictures(tmp_path)
     assert (tmp_path / "mqar.png").stat().st_size > 10_000
@@ -137,8 +137,8 @@ def test_regbench_and_lengths(tmp_path):
     text = suites_section(tmp_path)
     assert "| DeltaNet, conv | – / 81.3 | 87.3 / 87.3 | – / 88.8 | – / 93.1 |" in text
     wanted = "| 100.0 | 50.0 | 25.0 | 12.5 |"
-    assert f"| parity, T = 40 | DeltaNet, beta in (0, 2) {wanted} 25.0, 0.0 |" in text
-    assert f"| needle, T = 128 | Transformer++ {wanted} 12.5 |" in text
+    assert f"| parity, T = 40, width 128 | DeltaNet, beta in (0, 2) {wanted} 25.0, 0.0 |" in text
+    assert f"| needle, T = 128, width 128 | Transformer++ {wanted} 12.5 |" in text
 
 
 def test_hybrids_are_named_after_both_mixers():
