@@ -129,7 +129,7 @@ def decoding_launches(dtype: str, capability: int) -> list[Launch]:
         scale = array(columns) if options.get("norm") else None
         found += traced(
             functools.partial(triton_calls.row_product_triton, norm_eps=1e-6, gated=gated),
-            *(array(1, columns), weight, scale, array(1, outputs) if residual else None, weight),
+            *(array(1, columns), weight, scale, array(1, outputs) if residual else None),
             capability=capability,
         )
     for heads, key_size, value_size in STEPS:
@@ -149,7 +149,6 @@ def decoding_launches(dtype: str, capability: int) -> list[Launch]:
             tuple(array(4, size) for size in sizes),
             array(value_size),
             array(1, heads, key_size, value_size, dtype="float32"),
-            array(4096, 4096),
             capability=capability,
         )
     return found
