@@ -11,8 +11,7 @@ kernels. Hence
   after the last one, are part of it;
 - weights lie as [outputs, inputs], so that for a single row each output is a sum over memory in
   order;
-- between its projections a DeltaNet layer is one operator (pallas_kernels/decoding);
-- every operator is told which weight is needed next (`ahead`).
+- between its projections a DeltaNet layer is one operator (pallas_kernels/decoding).
 """
 
 import functools
@@ -108,15 +107,13 @@ class MixerLayer(nnx.Module):
         fused = self.first is not None and _is_fused(mixer)
         self.mixer = DeltaNetMiddle(mixer) if fused else mixer
 
-    def __call__(self, x: Float[Array, "B 1 D"], state, *, ahead: jax.Array | None):
+    def __call__(self, x: Float[Array, "B 1 D"], state):
         if self.first is None:
             y, state = self.mixer(self.norm(x), segment_ids=None, state=state)
             return x + y, state
-        last = self.last.weight[...]
-        y = self.first(x, ahead=last, **_norm_options(self.norm))
-        options = {"ahead": ahead} if isinstance(self.mixer, DeltaNetMiddle) else {}
-        y, state = self.mixer(y, segment_ids=None, state=state, **options)
-        return self.last(y, residual=x, ahead=ahead), state
+        y = self.first(x, **_norm_options(self.norm))
+        y, state = self.mixer(y, segment_ids=None, state=state)
+        return self.last(y, residual=x), state
 
 
 def _is_fused(mixer: nnx.Module) -> bool:
@@ -140,12 +137,7 @@ class DeltaNetMiddle(nnx.Module):
         self.norm = mixer.out_norm
 
     def __call__(
-        self,
-        x: Float[Array, "B 1 P"],
-        *,
-        segment_ids: None,
-        state: RecurrentState,
-        ahead: jax.Array | None,
+        self, x: Float[Array, "B 1 P"], *, segment_ids: None, state: RecurrentState
     ) -> tuple[Float[Array, "B 1 HV"], RecurrentState]:
         del segment_ids
         step = delta_net_step(
@@ -155,7 +147,6 @@ class DeltaNetMiddle(nnx.Module):
             state=state.memory,
             columns=self.columns,
             beta_scale=self.beta_scale,
-            ahead=ahead,
             **_norm_options(self.norm),
         )
         return step.output[:, None], RecurrentState(step.tails, step.state)
@@ -169,12 +160,8 @@ class MLPLayer(nnx.Module):
         self.first = Product([mlp.gate_proj.kernel[...], mlp.up_proj.kernel[...]], dtype)
         self.last = Product([mlp.down_proj.kernel[...]], dtype)
 
-    def __call__(
-        self, x: Float[Array, "B 1 D"], *, ahead: jax.Array | None
-    ) -> Float[Array, "B 1 D"]:
-        options = _norm_options(self.norm)
-        h = self.first(x, gated=True, ahead=self.last.weight[...], **options)
-        return self.last(h, residual=x, ahead=ahead)
+    def __call__(self, x: Float[Array, "B 1 D"]) -> Float[Array, "B 1 D"]:
+        return self.last(self.first(x, gated=True, **_norm_options(self.norm)), residual=x)
 
 
 class Layer(nnx.Module):
@@ -184,16 +171,9 @@ class Layer(nnx.Module):
         self.mixer = MixerLayer(block.mixer_norm, block.mixer, dtype)
         self.mlp = None if block.mlp is None else MLPLayer(block.mlp_norm, block.mlp, dtype)
 
-    @property
-    def entry(self) -> jax.Array | None:
-        """The weight that is read first."""
-        return None if self.mixer.first is None else self.mixer.first.weight[...]
-
-    def __call__(self, x: Float[Array, "B 1 D"], state, *, ahead: jax.Array | None):
-        if self.mlp is None:
-            return self.mixer(x, state, ahead=ahead)
-        x, state = self.mixer(x, state, ahead=self.mlp.first.weight[...])
-        return self.mlp(x, ahead=ahead), state
+    def __call__(self, x: Float[Array, "B 1 D"], state):
+        x, state = self.mixer(x, state)
+        return x if self.mlp is None else self.mlp(x), state
 
 
 class Decoder(nnx.Module):
@@ -220,20 +200,16 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B 1 D"], tuple]:
         """See `LanguageModel.features`; but the final norm is `logits`'."""
         x = lookup(self.embedding[...], tokens)
-        entries = [layer.entry for layer in self.layers][1:] + [self._head()]
         new = []
-        for layer, old, ahead in zip(self.layers, state, entries, strict=True):
-            x, layer_state = layer(x, old, ahead=ahead)
+        for layer, old in zip(self.layers, state, strict=True):
+            x, layer_state = layer(x, old)
             new.append(layer_state)
         return x, tuple(new)
 
-    def _head(self) -> Float[Array, "vocab_size D"]:
-        return self.embedding[...] if self.head is None else self.head.weight[...]
-
     def logits(self, features: Float[Array, "B 1 D"]) -> Float[Array, "B 1 vocab_size"]:
         """See `LanguageModel.logits`."""
-        options = _norm_options(self.final_norm)
-        return row_product(features[:, 0], self._head(), **options)[:, None]
+        weight = self.embedding[...] if self.head is None else self.head.weight[...]
+        return row_product(features[:, 0], weight, **_norm_options(self.final_norm))[:, None]
 
 
 def layer_states(state: tuple, num_layers: int) -> tuple:

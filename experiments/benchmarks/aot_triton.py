@@ -136,7 +136,7 @@ def _row_product(case: Case):
     scale = array((columns,)) if "norm" in case.option else None
     residual = array((1, outputs)) if "residual" in case.option else None
     run = functools.partial(row_product_triton, norm_eps=1e-6, gated="gated" in case.option)
-    return run, (array((1, columns)), weight, scale, residual, weight)
+    return run, (array((1, columns)), weight, scale, residual)
 
 
 def _delta_net_step(case: Case):
@@ -156,7 +156,6 @@ def _delta_net_step(case: Case):
         tuple(array((4, size)) for size in sizes),
         array((value_size,)),
         jax.ShapeDtypeStruct((1, heads, key_size, value_size), jnp.float32),
-        array((4096, 4096)),
     )
 
 

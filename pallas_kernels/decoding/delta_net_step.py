@@ -53,8 +53,7 @@ def _unit(x):
     return (wide * jax.lax.rsqrt(length)).astype(x.dtype)
 
 
-def _xla(projected, tails, taps, norm_scale, state, ahead, *, columns, beta_scale, norm_eps, scale):
-    del ahead
+def _xla(projected, tails, taps, norm_scale, state, *, columns, beta_scale, norm_eps, scale):
     batch, heads, key_size, value_size = state.shape
     sizes = (heads * key_size, heads * key_size, heads * value_size)
     (q, k, v), tails = zip(
@@ -78,8 +77,8 @@ def _triton(*args, **options):
     return delta_net_step_triton(*args, **options)
 
 
-def _unsupported(projected, tails, taps, norm_scale, state, ahead, **options) -> str | None:
-    del tails, norm_scale, ahead, options  # any will do
+def _unsupported(projected, tails, taps, norm_scale, state, **options) -> str | None:
+    del tails, norm_scale, options  # any will do
     if taps[0].shape[0] < 2:
         return "the kernel takes at least 2 taps, got 1"
     key_size, value_size = state.shape[2:]
@@ -105,7 +104,6 @@ def delta_net_step(
     beta_scale: float = 1.0,
     norm_eps: float = 1e-6,
     scale: float | None = None,
-    ahead: jax.Array | None = None,
     implementation: str | None = None,
 ) -> DeltaNetStep:
     """Short convolutions with SiLU, L2 norm of q and k, the delta rule, RMSNorm of every head.
@@ -128,8 +126,6 @@ def delta_net_step(
         columns: where q [H K], k [H K], v [H V] and beta's logits [H] begin in P.
         beta_scale: 1, or 2 with negative eigenvalues. As norm_eps and scale (K**-0.5 by default) a
             Python number, not traced.
-        ahead: an array that is needed next, of any shape and dtype: "triton" has its beginning
-            brought into the L2 cache while the memory has little to do. Changes no result.
         implementation: "triton" (K of 32, 64 or 128, V also of 256; GPUs of compute capability
             8.0, 8.6, 8.9 and 9.0 with jax-triton; any dtype but float64), "xla" (any platform), or
             None: the first that can run here.
@@ -170,7 +166,7 @@ def delta_net_step(
             raise ValueError(
                 f"columns: wanted {name} in 0..{sizes['P'] - width} of {sizes['P']}, got {start}"
             )
-    args = (projected, tuple(tails), tuple(taps), norm_scale, state, ahead)
+    args = (projected, tuple(tails), tuple(taps), norm_scale, state)
     options = {
         "columns": Columns(*columns),
         "beta_scale": float(beta_scale),

@@ -19,8 +19,7 @@ def normalize(
     return (wide * factor * scale.astype(wide.dtype).reshape(*lead, -1)).astype(x.dtype)
 
 
-def _xla(x, weight, norm_scale, residual, ahead, *, norm_eps, gated):
-    del ahead
+def _xla(x, weight, norm_scale, residual, *, norm_eps, gated):
     if norm_scale is not None:
         x = normalize(x, norm_scale, norm_eps)
     if x.shape[0] > 1:
@@ -41,8 +40,8 @@ def _triton(*args, **options):
     return row_product_triton(*args, **options)
 
 
-def _unsupported(x, weight, norm_scale, residual, ahead, *, norm_eps, gated) -> str | None:
-    del weight, norm_scale, residual, ahead, norm_eps, gated  # any will do
+def _unsupported(x, weight, norm_scale, residual, *, norm_eps, gated) -> str | None:
+    del weight, norm_scale, residual, norm_eps, gated  # any will do
     if x.shape[0] != 1:
         return f"the kernel takes one row, got {x.shape[0]}"
     return triton_device.unavailable(x.dtype)
@@ -62,7 +61,6 @@ def row_product(
     norm_eps: float = 1e-6,
     gated: bool = False,
     residual: Float[Array, "B M"] | None = None,
-    ahead: jax.Array | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B M"]:
     """y = weight u for every row of x, where u = x or x norm_scale / sqrt(mean x^2 + norm_eps).
@@ -79,8 +77,6 @@ def row_product(
         norm_eps: a Python number, not traced.
         gated: N is even.
         residual: [B, M] in x.dtype.
-        ahead: an array that is needed next, of any shape and dtype: "triton" has its beginning
-            brought into the L2 cache while the memory has little to do. Changes no result.
         implementation: "triton" (B = 1; GPUs of compute capability 8.0, 8.6, 8.9 and 9.0 with
             jax-triton; any dtype but float64), "xla" (anything, any platform), or None: the first
             that can run here.
@@ -109,7 +105,7 @@ def row_product(
     if residual is not None:
         checks.check_shape("residual", residual, "B M", sizes)
         checks.check_same_dtype("residual", residual, "x", x)
-    args = (x, weight, norm_scale, residual, ahead)
+    args = (x, weight, norm_scale, residual)
     options = {"norm_eps": float(norm_eps), "gated": bool(gated)}
     chosen = dispatch.choose("row_product", IMPLEMENTATIONS, implementation, *args, **options)
     return dispatch.jitted(chosen.run, **options)(*args)

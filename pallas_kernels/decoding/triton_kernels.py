@@ -25,41 +25,13 @@ def _load(pointers, mask, WHOLE: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _bring_ahead(array, part, LINE: tl.constexpr, LINES: tl.constexpr):
-    """Asks for LINES cache lines of LINE numbers to be in the L2 cache soon; waits for nothing."""
-    pointers = array + (part.to(tl.int64) * LINES + tl.arange(0, LINES)) * LINE
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], tl.int32, False, 1
-    )
-
-
-@triton.jit
-@no_type_check
 def row_product_kernel(
-    x, scale, weight, residual, ahead, eps,
-    y,
-    N: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
-    NORM: tl.constexpr, GATED: tl.constexpr, RESIDUAL: tl.constexpr,
-    LINE: tl.constexpr, LINES: tl.constexpr,
-):  # fmt: skip
-    """`_row_product` in the first N / BN programs; the others bring `ahead` into the cache."""
-    program = tl.program_id(0)
-    PROGRAMS: tl.constexpr = (N + BN - 1) // BN
-    if program < PROGRAMS:
-        _row_product(x, scale, weight, residual, eps, y, N, D, BN, BD, NORM, GATED, RESIDUAL)
-    else:
-        _bring_ahead(ahead, program - PROGRAMS, LINE, LINES)
-
-
-@triton.jit
-@no_type_check
-def _row_product(
     x, scale, weight, residual, eps,
     y,
     N: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
     NORM: tl.constexpr, GATED: tl.constexpr, RESIDUAL: tl.constexpr,
 ):  # fmt: skip
-    """BN rows of y = weight x, sums in float32.
+    """Rows of y = weight x, sums in float32. Grid (N / BN).
 
     NORM: x is RMS-normalised first, with `scale`. The factor of the row is the same for all, so it
     comes last, and the weights are on their way while it is made. GATED: weight is two matrices
@@ -128,37 +100,13 @@ def _shifted(new, tail, new_tail, row, channels, CHANNELS: tl.constexpr, W: tl.c
 @triton.jit
 @no_type_check
 def delta_net_kernel(
-    projected, tail_q, tail_k, tail_v, taps_q, taps_k, taps_v, norm_scale, state, ahead,
-    scale, beta_scale, norm_eps,
-    output, new_tail_q, new_tail_k, new_tail_v, new_state,
-    B: tl.constexpr, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, W: tl.constexpr,
-    WIDTH: tl.constexpr,
-    Q_AT: tl.constexpr, K_AT: tl.constexpr, V_AT: tl.constexpr, BETA_AT: tl.constexpr,
-    LINE: tl.constexpr, LINES: tl.constexpr,
-):  # fmt: skip
-    """`_delta_net_head` in the first B H programs; the others bring `ahead` into the cache."""
-    program = tl.program_id(0)
-    if program < B * H:
-        _delta_net_head(
-            projected, tail_q, tail_k, tail_v, taps_q, taps_k, taps_v, norm_scale, state,
-            scale, beta_scale, norm_eps,
-            output, new_tail_q, new_tail_k, new_tail_v, new_state,
-            H, K, V, W, WIDTH, Q_AT, K_AT, V_AT, BETA_AT,
-        )  # fmt: skip
-    else:
-        _bring_ahead(ahead, program - B * H, LINE, LINES)
-
-
-@triton.jit
-@no_type_check
-def _delta_net_head(
     projected, tail_q, tail_k, tail_v, taps_q, taps_k, taps_v, norm_scale, state,
     scale, beta_scale, norm_eps,
     output, new_tail_q, new_tail_k, new_tail_v, new_state,
     H: tl.constexpr, K: tl.constexpr, V: tl.constexpr, W: tl.constexpr, WIDTH: tl.constexpr,
     Q_AT: tl.constexpr, K_AT: tl.constexpr, V_AT: tl.constexpr, BETA_AT: tl.constexpr,
 ):  # fmt: skip
-    """All that a DeltaNet layer does between its projections, of one row's head."""
+    """All that a DeltaNet layer does between its projections. Grid (B H): a row's head."""
     row, head = tl.program_id(0) // H, tl.program_id(0) % H
     keys, values = tl.arange(0, K), tl.arange(0, V)
     places = tl.program_id(0).to(tl.int64) * K * V + keys[:, None] * V + values[None, :]

@@ -33,7 +33,7 @@ def interpreted():
 
 def product_in_triton(module, x, weight, **options):
     """The kernel's function, called as the operator is."""
-    names = ("norm_scale", "residual", "ahead")
+    names = ("norm_scale", "residual")
     arrays = [options.pop(name, None) for name in names]
     options = {"norm_eps": 1e-6, "gated": False, "capability": 80} | options
     return module.row_product_triton(x, weight, *arrays, **options)
@@ -43,7 +43,7 @@ def step_in_triton(module, *args, columns, **options):
     options = {"beta_scale": 1.0, "norm_eps": 1e-6, "capability": 80} | options
     columns = step_module.Columns(*columns)
     return step_module.DeltaNetStep(
-        *module.delta_net_step_triton(*args, None, columns=columns, **options)
+        *module.delta_net_step_triton(*args, columns=columns, **options)
     )
 
 
@@ -122,32 +122,16 @@ def test_a_wrong_step_is_told_apart(name):
     assert rms_ratio(wrong, right) > 1e-2
 
 
-def test_what_is_ahead_changes_nothing():
-    args, options = decoding.product_arguments(1, 40, 24, "float32", norm=True)
-    results = [row_product(*args, **options, ahead=ahead) for ahead in (None, args[1])]
-    assert (results[0] == results[1]).all()
-
-
-@needs_triton
-def test_programs_that_bring_ahead_stay_inside(interpreted):
-    programs = interpreted.ahead_programs
-    a_program = interpreted.LINES * interpreted.LINE_BYTES
-    limit = interpreted.AHEAD_BYTES["row_product"] // a_program
-    for size in (0, a_program - 2, a_program, 3 * a_program + 2):
-        assert programs("row_product", size) == size // a_program
-    assert programs("row_product", 2**31) == limit
-
-
 def product_reason(rows, dtype):
     args, _ = jax.eval_shape(lambda: decoding.product_arguments(rows, 40, 24, dtype))
     (kernel, _) = product_module.IMPLEMENTATIONS
-    return kernel.unsupported(*args, None, None, None, norm_eps=1e-6, gated=False)
+    return kernel.unsupported(*args, None, None, norm_eps=1e-6, gated=False)
 
 
 def step_reason(key_size=128, width=4):
     sequence = decoding.step_sequence(1, 1, 1, key_size, 128, width, "bfloat16")
     (kernel, _) = step_module.IMPLEMENTATIONS
-    return kernel.unsupported(*sequence.arguments(0), None, **sequence.options)
+    return kernel.unsupported(*sequence.arguments(0), **sequence.options)
 
 
 def test_the_kernels_say_what_they_do_not_take(monkeypatch, x64):
@@ -173,7 +157,7 @@ def test_the_kernels_are_chosen_where_they_run(monkeypatch):
     for capability, wanted in ((90, "triton"), (80, "triton"), (None, "xla")):
         monkeypatch.setattr(triton_device, "capability", lambda c=capability: c)
         implementations = product_module.IMPLEMENTATIONS
-        args_ = (*args, None, None, None)
+        args_ = (*args, None, None)
         assert dispatch.choose("test", implementations, None, *args_, **options).name == wanted
 
 
