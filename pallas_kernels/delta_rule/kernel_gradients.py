@@ -305,6 +305,5 @@ def gradients(
         grid_names=("program",),
         num_threads=3,
         thread_name="wg",
-        compiler_params=plgpu.CompilerParams(approx_math=decays is not None),
     )(q, k, beta, do, d, dv, states, dstates, *seen.values())
     return dq, dk, *(shares or [None])

@@ -171,8 +171,10 @@ def beta_row(tiles):
 
 
 def decay_between(sums_ref):
-    """[64, 64]: the decay between two tokens, whichever is the later one. Kernels that call this
-    have approx_math, all of them: one instruction for exp2, and the same bits everywhere."""
+    """[64, 64]: the decay between two tokens, whichever is the later one.
+
+    The two kernels that make tiles have approx_math: one instruction for exp2, and the same bits.
+    """
     sums, minus_sums = (
         lax.broadcast_in_dim(load_row(sums_ref.at[axis], axis), (CHUNK, CHUNK), (axis,))
         for axis in (0, 1)
