@@ -271,6 +271,8 @@ def serial_kernel(
         grid_names=("g", "h", "b"),
         num_threads=warpgroups + 1 + make,
         thread_name="wg",
-        compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=0),
+        compiler_params=plgpu.CompilerParams(
+            reduction_scratch_bytes=0, approx_math="sums" in operands
+        ),
     )(*(x for x, _ in operands.values()), carry_in)
     return dict(zip(out_types, outputs, strict=False)), outputs[-1]
