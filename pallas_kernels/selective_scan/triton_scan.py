@@ -9,8 +9,8 @@ to eight multiply-adds), and 4 N other operations.
 
 Backward the states are needed once more, in reverse. Kept is one every BT tokens, 4 N / BT bytes a
 token and channel, by the forward kernel without outputs; those between are made again and stay in
-registers: 3 N exponentials, about 15 N operations and 14 + 8 N / BT bytes. What sums over
-channels, db and dc, leaves every program as a part of its own, 8 N / BD bytes, and is added up
+registers: in all 3 N exponentials, about 20 N other operations and 20 + 8 N / BT bytes. What sums
+over channels, db and dc, leaves every program as a part of its own, 8 N / BD bytes, and is added up
 afterwards: no atomic operations, so the same bits every time.
 
 In names of constants: N numbers a channel, D channels. `no_type_check` as in _common/triton_tiles.

@@ -24,6 +24,7 @@ from tests.helpers.operators import (
     random_segments,
     random_state,
 )
+from tests.helpers.triton_lowering import check_lowers, needs_jax_triton
 
 needs_triton = pytest.mark.skipif(
     not triton_device.installed(), reason="needs jax-triton and Triton"
@@ -130,6 +131,18 @@ def test_vmap_joins_the_batch(interpreted):
     whole = gradients(q, k, v, jnp.concatenate([g[:1]] * 2), state)
     for x, y in zip(jax.tree.leaves(mapped), jax.tree.leaves(whole), strict=True):
         assert (x.reshape(y.shape) == y).all()
+
+
+@needs_jax_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", DECAYS)
+def test_lowers_for_cuda(decay):
+    from pallas_kernels.gated_linear_attention.triton_vjp import gated_linear_attention_triton
+
+    run = inner(gated_linear_attention_triton, chunk_size=64, capability=90)
+    args = jax.eval_shape(lambda: make_args((1, 70, 1, 48, 80), "bfloat16", decay))
+    ids = jnp.zeros((1, 70), jnp.int32)
+    check_lowers(lambda *args: run(*args, ids), args, calls=8)
 
 
 def reason(capability, monkeypatch, shape=(1, 70, 1, 64, 64), dtype="bfloat16"):

@@ -14,6 +14,7 @@ from tests.helpers import triton_interpreter
 from tests.helpers.compare import equal_bits
 from tests.helpers.operators import outputs_and_gradients, random_segments
 from tests.helpers.selective_scan import check_scan, make_args
+from tests.helpers.triton_lowering import check_lowers, needs_jax_triton
 
 needs_triton = pytest.mark.skipif(
     not triton_device.installed(), reason="needs jax-triton and Triton"
@@ -98,6 +99,18 @@ def test_vmap_brings_an_a_of_its_own(interpreted):
     mapped = jax.vmap(gradients, in_axes=(0, 0, 0, None, 0, 0))(*stacked)
     for i, args in enumerate(models):
         assert equal_bits(jax.tree.map(lambda x, i=i: x[i], mapped), gradients(*args))
+
+
+@needs_jax_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(("length", "calls"), [(7, 3), (256, 5)])
+def test_lowers_for_cuda(length, calls):
+    """Five kernels where rows are cut."""
+    from pallas_kernels.selective_scan.triton_vjp import selective_scan_triton
+
+    args = jax.eval_shape(lambda: make_args(length, "bfloat16", (1, 40, 16)))
+    ids = jnp.zeros((1, length), jnp.int32)
+    check_lowers(lambda *args: selective_scan_triton(*args, ids, capability=90), args, calls)
 
 
 def reason(capability, monkeypatch, dtype="float32", states=16):

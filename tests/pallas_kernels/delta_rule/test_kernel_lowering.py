@@ -7,7 +7,6 @@ too much shared memory. Values are checked on the GPU: test_kernel_gpu.py.
 """
 
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from pallas_kernels._common import triton_device
 from pallas_kernels._common.segments import number_segments
 from pallas_kernels.delta_rule import (
     kernel_passes,
@@ -25,6 +23,7 @@ from pallas_kernels.delta_rule import (
 )
 from pallas_kernels.delta_rule.api import delta_rule
 from pallas_kernels.delta_rule.kernel_vjp import delta_rule_kernels
+from tests.helpers.triton_lowering import check_lowers, needs_jax_triton
 
 H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
 MANY = kernel_passes.FEW_HEADS + 1  # heads times batch where tiles are made on the way
@@ -90,13 +89,8 @@ def test_lowers_for_cuda_under_vmap():
     assert launches(jax.vmap, 3) == launches(lambda run: run) > 0
 
 
-def _jax_triton_imports() -> bool:
-    plugins = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
-    return triton_device.installed() and plugins
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not _jax_triton_imports(), reason="needs jax-triton and JAX's CUDA plugin")
+@needs_jax_triton
 @pytest.mark.parametrize(
     ("shape", "dtype", "segmented", "capability", "calls"),
     [
@@ -108,20 +102,10 @@ def _jax_triton_imports() -> bool:
 def test_triton_lowers_for_cuda(shape, dtype, segmented, capability, calls):
     from pallas_kernels.delta_rule.triton_vjp import delta_rule_triton
 
-    args, cotangents = arguments(*shape, dtype)
-    segments = jax.ShapeDtypeStruct(shape[:2], jnp.int32) if segmented else None
-
-    def run(args, cotangents, segments):
-        options = {"scale": 0.1, "chunk_size": 64, "capability": capability}
-        outputs, vjp = jax.vjp(lambda *args: delta_rule_triton(*args, segments, **options), *args)
-        return outputs, vjp(cotangents)
-
-    traced = jax.jit(run).trace(args, cotangents, segments)
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("@triton_kernel_call") == calls
-    outputs, gradients = traced.out_info
-    assert [x.shape for x in outputs] == [x.shape for x in cotangents]
-    assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in args]
+    args, _ = arguments(*shape, dtype)
+    segments = jnp.zeros(shape[:2], jnp.int32) if segmented else None
+    options = {"scale": 0.1, "chunk_size": 64, "capability": capability}
+    check_lowers(lambda *args: delta_rule_triton(*args, segments, **options), args, calls)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
