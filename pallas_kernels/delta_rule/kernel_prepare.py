@@ -171,10 +171,7 @@ def beta_row(tiles):
 
 
 def decay_between(sums_ref):
-    """[64, 64]: the decay between two tokens, whichever is the later one.
-
-    The two kernels that make tiles have approx_math: one instruction for exp2, and the same bits.
-    """
+    """[64, 64]: the decay between two tokens, whichever is the later one."""
     sums, minus_sums = (
         lax.broadcast_in_dim(load_row(sums_ref.at[axis], axis), (CHUNK, CHUNK), (axis,))
         for axis in (0, 1)
@@ -272,6 +269,5 @@ def prepare(
         out_type=(tile,) * len(names),
         grid=(chunks, heads, batch),
         grid_names=("n", "h", "b"),
-        compiler_params=plgpu.CompilerParams(approx_math=decays is not None),
     )(*operands.values())
     return Tiles(*tiles)

@@ -271,8 +271,6 @@ def serial_kernel(
         grid_names=("g", "h", "b"),
         num_threads=warpgroups + 1 + make,
         thread_name="wg",
-        compiler_params=plgpu.CompilerParams(
-            reduction_scratch_bytes=0, approx_math="sums" in operands
-        ),
+        compiler_params=plgpu.CompilerParams(reduction_scratch_bytes=0),
     )(*(x for x, _ in operands.values()), carry_in)
     return dict(zip(out_types, outputs, strict=False)), outputs[-1]
