@@ -168,11 +168,13 @@ def test_the_report_is_the_records(done, tmp_path):
     save_lm_small_pictures(tmp_path)
     assert not list(tmp_path.iterdir())
     machine = {"device": "GPU", "jax": "1", "commit": "0123456789abc", "command": "python x"}
-    for name, perplexity in (("gla", 30.0), ("delta_net", 25.5), ("l1-relu", 40.0)):
+    models = (("gla", 30.0, 2), ("delta_net", 25.5, 1), ("l1-relu", 40.0, 1))
+    for name, perplexity, devices in models:
         folder = tmp_path / name
         folder.mkdir()
         figures = record_of(done) | {"tokens_per_second": 4.56e5}
-        figures |= {"machine": machine | {"date": "2026-01-02T"}, "parameters": 109_960_000}
+        figures["machine"] = machine | {"date": "2026-01-02T", "device_count": devices}
+        figures["parameters"] = 109_960_000
         figures["validation"]["perplexity"] = perplexity
         figures["wikitext"]["word_perplexity"] = 2 * perplexity
         (folder / "record.json").write_text(json.dumps(figures))
@@ -181,9 +183,9 @@ def test_the_report_is_the_records(done, tmp_path):
     (tmp_path / "gla" / "offline.json").write_text(json.dumps({"tasks": tasks}))
     text = lm_small_section(tmp_path)
     link = "[record](experiments/results/lm_small/gla/record.json)"
-    figures = "110.0 | 0 | 30.00 | 60.00 | 28.65 | 123.4, 25.0 | 456,000"
+    figures = "110.0 | 0 | 30.00 | 60.00 | 28.65 | 123.4, 25.0 | 456,000 (2 GPUs)"
     assert f"| GLA (no conv) | {figures} | {link} |" in text
-    assert "| 25.50 | 51.00 | 28.24 | –, – |" in text
+    assert "| 25.50 | 51.00 | 28.24 | –, – | 456,000 |" in text
     assert text.index("GLA") < text.index("DeltaNet (conv)") < text.index("L1 norm, ReLU")
     assert "GPU, jax 1, commit 0123456789, 2026-01-02; made by `python x`." in text
     save_lm_small_pictures(tmp_path)
