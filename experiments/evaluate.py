@@ -21,7 +21,7 @@ from flax import nnx
 from deltanet_jax.sampling import Sampling
 from deltanet_jax.train.evaluate import evaluate
 from deltanet_jax.train.step import model_graph
-from experiments.evaluation.run import evaluate_tasks
+from experiments.evaluation.run import TaskOptions, evaluate_tasks
 from experiments.flags import (
     define_evaluation_flags,
     define_sample_flags,
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(values.workdir)
     try:
         if values.tasks is not None:
-            print(json.dumps(evaluate_tasks(workdir, values)))
+            print(json.dumps(evaluate_tasks(workdir, TaskOptions.from_flags(values))))
             return
         result, config, weights = evaluate_run(workdir)
     except (ValueError, ImportError) as error:

@@ -3,27 +3,28 @@
 """Trains and evaluates models of the small main table, one after another, on one GPU:
 
     python -m experiments.lm_small --models=delta_net,gla --data=runs/wiki \\
-        --out=experiments/results/lm_small --tokenizer=tokenizer.model --wikitext=wiki.test.raw
+        --out=experiments/results/lm_small --tokenizer=tokenizer.model --wikitext=wiki.test.raw \\
+        --tasks=lambada --task_data=FOLDER
 
 Models are the presets lm_small/NAME (experiments/lm_small_presets.py). WORKDIR/NAME is the run with
 its checkpoints; OUT/NAME gets config.json, machine.json, metrics.jsonl and, once the model is
-evaluated, record.json, from which experiments.report makes README's table. The same command goes on
+evaluated, offline.json (with --tasks, those of experiments.evaluate) and, last, record.json, from
+which experiments.report makes README's table. The same command goes on
 where it stopped and leaves finished models alone. After --max_minutes the run at work is saved and
 ended (exit code 75), and a model that would take longer than there is time is not started. For
 several GPUs: a process each, with other --models and CUDA_VISIBLE_DEVICES.
-
-LAMBADA is scored by `python -m experiments.evaluate --workdir=WORKDIR/NAME --tasks=lambada
---data=FOLDER --tokenizer=...`; its offline.json belongs beside record.json.
 """
 
 import contextlib
 import json
 import logging
+import re
 import shutil
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from absl import app, flags
@@ -34,6 +35,7 @@ from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.loop import train
 from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, Interrupted, Stop
 from experiments import platform
+from experiments.evaluation.run import OFFLINE, TaskOptions, evaluate_tasks, step_folder
 from experiments.flags import explain
 from experiments.lm_small_eval import evaluate_workdir, wikitext_from_flags
 from experiments.lm_small_presets import LM_SMALL_PRESETS, PREFIX
@@ -136,14 +138,21 @@ def is_done(folder: Path, config: RunConfig) -> bool:
     return (folder / RECORD).exists()
 
 
+class HeldOut(NamedTuple):
+    """What models are evaluated on beside their own held-out text; all of it may be None.
+
+    Attributes:
+        pages, tokenizer: WikiText and what cuts it into tokens.
+        tasks: offline tasks.
+    """
+
+    pages: list[Page] | None = None
+    tokenizer: Tokenizer | None = None
+    tasks: TaskOptions | None = None
+
+
 def run_model(
-    name: str,
-    config: RunConfig,
-    workdir: Path,
-    folder: Path,
-    pages: list[Page] | None,
-    tokenizer: Tokenizer | None,
-    stop: Stop,
+    name: str, config: RunConfig, workdir: Path, folder: Path, held_out: HeldOut, stop: Stop
 ) -> None:
     """Trains a model in `workdir`, evaluates it, and writes what is kept into `folder`.
 
@@ -167,7 +176,10 @@ def run_model(
                 shutil.copyfile(workdir / file, folder / file)
     if stop.asked():
         raise Interrupted(config.train.num_steps)  # there may be no time to evaluate it
-    record = {"model": name} | evaluate_workdir(workdir, pages, tokenizer)
+    record = {"model": name} | evaluate_workdir(workdir, held_out.pages, held_out.tokenizer)
+    if held_out.tasks is not None:
+        step = evaluate_tasks(workdir, held_out.tasks)["step"]
+        shutil.copyfile(step_folder(workdir, step) / OFFLINE, folder / OFFLINE)
     write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
@@ -175,8 +187,7 @@ def run_models(
     runs: dict[str, RunConfig],
     workdir: Path,
     out: Path,
-    pages: list[Page] | None,
-    tokenizer: Tokenizer | None,
+    held_out: HeldOut,
     deadline: Deadline,
     stop: Stop,
 ) -> dict[str, str]:
@@ -194,12 +205,32 @@ def run_models(
             continue
         try:
             with deadline.model():
-                run_model(name, config, workdir / name, out / name, pages, tokenizer, stop)
+                run_model(name, config, workdir / name, out / name, held_out, stop)
             outcome[name] = "done"
         except (SkippedSteps, jax.errors.JaxRuntimeError) as error:
             logger.error("%s: %s", name, error)
             outcome[name] = f"failed: {str(error).splitlines()[0]}"
     return outcome
+
+
+def tasks_from_flags(values) -> TaskOptions | None:
+    """The offline tasks that the flags name, whose files were found to be readable.
+
+    Raises:
+        ValueError: files or tokenizer are missing, or not as wanted.
+    """
+    if not values.tasks:
+        return None
+    for name, what in (("task_data", "the folder with the tasks' files"), ("tokenizer", "one")):
+        if getattr(values, name) is None:
+            raise ValueError(f"{name}: wanted {what} with --tasks, got none")
+    limit = 2 if values.reduced else None
+    options = TaskOptions(tuple(values.tasks), values.tokenizer, values.task_data, limit)
+    try:
+        options.questions()
+    except ValueError as error:  # evaluate's flag has another name
+        raise ValueError(re.sub("^data:", "task_data:", str(error))) from error
+    return options
 
 
 def main(argv: list[str]) -> None:
@@ -212,10 +243,11 @@ def main(argv: list[str]) -> None:
         pages, tokenizer = wikitext_from_flags(values.wikitext, values.tokenizer)
         if values.reduced and pages:
             pages = pages[:1]
+        held_out = HeldOut(pages, tokenizer, tasks_from_flags(values))
         stop = Stop()
         with Deadline(values.max_minutes, stop) as deadline, stop.on_signals(processes=False):
             folders = Path(values.workdir), Path(values.out)
-            outcome = run_models(runs, *folders, pages, tokenizer, deadline, stop)
+            outcome = run_models(runs, *folders, held_out, deadline, stop)
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {explain(error)}")
     except Interrupted as error:

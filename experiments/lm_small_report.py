@@ -3,8 +3,7 @@
 """The small main table and its pictures, from the records that experiments.lm_small makes.
 
 A record is a folder experiments/results/lm_small/MODEL with record.json, config.json and
-metrics.jsonl, and, where LAMBADA was evaluated, the offline.json that `experiments.evaluate
---tasks=lambada` writes into the run's directory.
+metrics.jsonl, and, where LAMBADA was evaluated, the offline.json of its flag --tasks.
 Nothing is written while there is no record.
 """
 

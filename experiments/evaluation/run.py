@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run's checkpoint on several tasks: what is asked is kept, so that it goes on where it was."""
 
+import dataclasses
 import json
 from pathlib import Path
-
-from absl import flags
 
 from deltanet_jax.train.files import write_atomically
 from experiments.evaluation import metrics
@@ -14,9 +13,44 @@ from experiments.evaluation.tasks import read_questions
 from experiments.restored import restore_model, tokenizer_of
 from pallas_kernels._common.timing import machine_info
 
+OFFLINE = "offline.json"
 
-def evaluate_tasks(workdir: Path, values: flags.FlagValues) -> dict[str, object]:
-    """Figures of every task of --tasks, and what they were made with.
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    """What `evaluate_tasks` does, named and described as the flags of experiments.evaluate are."""
+
+    tasks: tuple[str, ...]
+    tokenizer: str | None = None
+    data: str | None = None
+    limit: int | None = None
+    max_length: int = 2048
+    batch_tokens: int = 16_384
+    harness: bool = False
+    include_path: str | None = None
+
+    @classmethod
+    def from_flags(cls, values) -> "TaskOptions":
+        """Of parsed flags."""
+        found = {field.name: getattr(values, field.name) for field in dataclasses.fields(cls)}
+        return cls(**found | {"tasks": tuple(found["tasks"])})
+
+    def questions(self) -> dict[str, list]:
+        """What each offline task asks. Raises ValueError like `evaluate_tasks`."""
+        if not self.tasks:
+            raise ValueError("tasks: wanted at least one, got none")
+        if self.data is None:
+            raise ValueError("data: wanted the folder with the tasks' files, got none")
+        return {name: read_questions(name, Path(self.data), self.limit) for name in self.tasks}
+
+
+def step_folder(workdir: Path, step: int) -> Path:
+    """Where what is found of a checkpoint goes."""
+    return workdir / "evaluation" / f"step-{step}"
+
+
+def evaluate_tasks(workdir: Path, values: TaskOptions) -> dict[str, object]:
+    """Figures of every task, and what they were made with.
 
     Writes WORKDIR/evaluation/step-N/: requests.jsonl (every answer of the model, as it comes) and
     offline.json or harness.json (what is returned, and the machine).
@@ -25,19 +59,15 @@ def evaluate_tasks(workdir: Path, values: flags.FlagValues) -> dict[str, object]
         ValueError: a flag or a file is not as wanted; the message starts with the flag's name.
         ImportError: a package that a flag needs is missing.
     """
-    if not values.tasks:
-        raise ValueError("tasks: wanted at least one, got none")
     if values.harness:
+        if not values.tasks:
+            raise ValueError("tasks: wanted at least one, got none")
         from experiments.evaluation.harness import run_harness  # an optional package
     else:
-        if values.data is None:
-            raise ValueError("data: wanted the folder with the tasks' files, got none")
-        questions = {
-            name: read_questions(name, Path(values.data), values.limit) for name in values.tasks
-        }
+        questions = values.questions()
     step, config, model = restore_model(workdir)
     tokenizer = tokenizer_of(config, values.tokenizer)
-    folder = workdir / "evaluation" / f"step-{step}"
+    folder = step_folder(workdir, step)
     folder.mkdir(parents=True, exist_ok=True)
     depends_on = {
         "step": step,
@@ -59,7 +89,7 @@ def evaluate_tasks(workdir: Path, values: flags.FlagValues) -> dict[str, object]
         for name, asked in questions.items():
             figures[name]["documents"] = len(asked)
     record = {**depends_on, "limit": values.limit, "tasks": figures}
-    name = "harness.json" if values.harness else "offline.json"
+    name = "harness.json" if values.harness else OFFLINE
     write_atomically(
         folder / name, json.dumps(record | {"machine": machine_info()}, indent=2) + "\n"
     )

@@ -59,5 +59,7 @@ def define_lm_small_flags() -> None:
     flags.DEFINE_string("data", None, "folder made by prepare_data", required=True)
     flags.DEFINE_string("workdir", "runs/lm_small", "folder of the runs and their checkpoints")
     flags.DEFINE_string("out", None, "folder of what is kept of them", required=True)
+    flags.DEFINE_list("tasks", [], "of experiments/evaluation/tasks.py, scored after training")
+    flags.DEFINE_string("task_data", None, "folder with the tasks' files")
     flags.DEFINE_float("max_minutes", 0.0, "save and end after so long; 0 never does", 0.0)
     flags.DEFINE_bool("reduced", False, "toys, to try it out without a GPU")

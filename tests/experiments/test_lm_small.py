@@ -4,6 +4,7 @@
 
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from deltanet_jax.train.stop import Interrupted, Stop
-from experiments.lm_small import Deadline, configs, run_models
+from experiments.evaluation.run import TaskOptions, evaluate_tasks
+from experiments.lm_small import Deadline, HeldOut, configs, run_models, tasks_from_flags
 from experiments.lm_small_eval import evaluate_lm, wikitext_from_flags
 from experiments.lm_small_report import RESULTS, lm_small_section, save_lm_small_pictures
 from experiments.restored import restore_model
@@ -27,8 +29,15 @@ def run(folder, models=(MODEL,), *, deadline=None, stop=None, reduced=True):
     stop = stop or Stop()
     runs = configs(list(models), str(folder / "data"), reduced)
     pages, tokenizer = wikitext_from_flags(str(folder / "wiki.test.raw"), "bytes")
+    held_out = HeldOut(pages, tokenizer, tasks_from_flags(flag_values(folder)))
     places = folder / "runs", folder / "out"
-    return run_models(runs, *places, pages, tokenizer, deadline or Deadline(0, stop), stop)
+    return run_models(runs, *places, held_out, deadline or Deadline(0, stop), stop)
+
+
+def flag_values(folder, **changed):
+    """The flags that say what is asked after training."""
+    values = {"tasks": ["lambada"], "task_data": str(folder), "tokenizer": "bytes"}
+    return types.SimpleNamespace(**values | {"reduced": False} | changed)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +51,7 @@ def done(tmp_path_factory):
         (folder / f"{split}.txt").write_text("".join(rng.choice(list("abcd "), count)))
     prepare(find_sources(**files), "bytes", "file", folder / "data", workers=1)
     (folder / "wiki.test.raw").write_text(WIKITEXT)
+    (folder / "lambada_test.jsonl").write_text('{"text": "a b ab"}\n{"text": "c d cd"}\n' * 2)
     stop = Stop()
     stop.ask()
     assert run(folder, stop=stop) == {MODEL: "not started"}
@@ -101,10 +111,20 @@ def test_figures_are_those_of_whole_logits(done):
     assert figures["bits_per_byte"] == pytest.approx(total / size / math.log(2), rel=1e-5)
 
 
+def test_tasks_are_those_of_evaluate(done):
+    kept = json.loads((done / "out" / MODEL / "offline.json").read_text())
+    options = TaskOptions(("lambada",), "bytes", str(done))
+    again = evaluate_tasks(done / "runs" / MODEL, options)
+    assert kept["tasks"] == again["tasks"]
+    assert kept["tasks"]["lambada"]["documents"] == 4
+    assert kept["step"] == 4
+
+
 def test_what_is_kept_is_small_and_not_made_again(done):
     folder = done / "out" / MODEL
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "machine.json", "metrics.jsonl", "record.json"}
+    kept = {"config.json", "machine.json", "metrics.jsonl", "offline.json", "record.json"}
+    assert names == kept
     record = record_of(done)
     assert record["tokens"] == 4 * 8 * 32 and record["steps"] == 4
     assert record["parameters"] - record["non_embedding_parameters"] == 256 * 32
@@ -153,6 +173,13 @@ def test_bad_names_and_runs_are_refused(done):
             configs(models, str(done / "data"), True)
     with pytest.raises(ValueError, match="wikitext: wanted --wikitext and --tokenizer together"):
         wikitext_from_flags("wiki.test.raw", None)
+    for name in ("task_data", "tokenizer"):
+        with pytest.raises(ValueError, match=f"{name}: wanted .* with --tasks, got none"):
+            tasks_from_flags(flag_values(done, **{name: None}))
+    with pytest.raises(ValueError, match="tasks: wanted"):
+        tasks_from_flags(flag_values(done, tasks=["morse"]))
+    with pytest.raises(ValueError, match="^task_data: wanted"):
+        tasks_from_flags(flag_values(done / "out"))
     _, config, _ = restore_model(done / "runs" / MODEL)
     other = load_tokenizer("bytes")
     other.digest = "0123"
