@@ -30,6 +30,7 @@ BUFFER_BYTES = 2**20
 EARLY_BYTES = BUFFER_BYTES  # smaller files are hashed in the end
 THREADS = min(8, os.cpu_count() or 1)  # hashing leaves Python's lock to others
 LOOK_SECONDS = 0.02
+NICENESS = 10  # of threads that hash early; with 19 a piece begun would keep a busy machine waiting
 
 
 class Damaged(Exception):
@@ -51,7 +52,7 @@ class Early:
         self._files: dict[int, BinaryIO] = {}
         self._sizes: dict[int, int] = {}
         self._jobs: dict[tuple[int, int, int], concurrent.futures.Future[bytes]] = {}
-        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, "early hashes")
+        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS, "early hashes", _give_way)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="early looks", daemon=True)
 
@@ -66,14 +67,16 @@ class Early:
             file.close()
 
     def stop(self) -> None:
-        """Ends the looking; what is known or begun stays."""
+        """Ends the looking; what is known or begun stays, the rest is left to whoever asks."""
         self._over.set()
         self._thread.join()
+        for job in self._jobs.values():
+            job.cancel()
 
     def get(self, path: Path, start: int, size: int) -> bytes | None:
         """The digest of `size` bytes of `path` from `start` on, if it is known or begun."""
         job = self._jobs.get((path.stat().st_ino, start, size))
-        return job and job.result()
+        return None if job is None or job.cancelled() else job.result()
 
     def _watch(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
@@ -100,6 +103,12 @@ class Early:
             # A shorter piece is the last one of a file that has stopped growing.
             if place not in self._jobs and (whole or count == PIECE_BYTES[FORMAT_VERSION]):
                 self._jobs[place] = self._pool.submit(_digest, self._files[inode], start, count)
+
+
+def _give_way() -> None:
+    """Lets other threads have the core first: those that write, and the training."""
+    with contextlib.suppress(OSError):  # systems where threads have no priorities of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def write(folder: Path, facts: dict, early: Early | None = None) -> None:

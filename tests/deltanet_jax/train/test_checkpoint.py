@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -196,6 +197,31 @@ def test_a_manifest_of_the_first_format_is_verified_by_whole_files(tmp_path, mon
             with pytest.raises(manifest.Damaged, match="^file: its SHA-256 is not the manifest's"):
                 manifest.verify(tmp_path)
             flip(path, place)
+
+
+def test_early_hashes_give_way_and_what_has_not_begun_is_left_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setitem(manifest.PIECE_BYTES, 2, 100)
+    monkeypatch.setattr(manifest, "EARLY_BYTES", 100)
+    monkeypatch.setattr(manifest, "THREADS", 1)
+    begun, go_on, priorities = threading.Event(), threading.Event(), []
+
+    def digest(file, start, size):
+        priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        begun.set()
+        assert go_on.wait(timeout=20)
+        return b"early"
+
+    monkeypatch.setattr(manifest, "_digest", digest)
+    (tmp_path / "7.saving").mkdir()
+    path = tmp_path / "7.saving" / "data"
+    path.write_bytes(b"x" * 300)
+    with manifest.Early(tmp_path, "7.saving") as early:
+        assert begun.wait(timeout=20)
+        early.stop()
+        go_on.set()
+        assert [early.get(path, start, 100) for start in (0, 100, 200)] == [b"early", None, None]
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert priorities == [max(here, manifest.NICENESS)]
 
 
 def test_files_are_hashed_while_they_grow(tmp_path, monkeypatch):
