@@ -77,8 +77,8 @@ def gated_delta_rule(
         NotImplementedError: the requested implementation cannot run here.
     Numerics: as `delta_rule`; no exponent is positive, so any decay is safe. RMS error of "xla"
         against the definition in float64: below 1e-5 for float32 and 1e-2 for bfloat16, outputs and
-        every gradient (tests/pallas_kernels/test_gated_delta_rule.py). "pallas": the latter too, but
-        2e-2 in dg where the same few keys come again and hardly anything decays (README.md).
+        every gradient (tests/pallas_kernels/test_gated_delta_rule.py). "pallas": the latter too,
+        but 2e-2 in dg where the same few keys come again and hardly anything decays (README.md).
     Cost: 7 T K V + 4 T C (K + V) FLOP and little more per head; T / C sequential steps. One decay a
         channel: log2(C) more passes over q, k, g.
     Gradients: of q, k, v, g, beta, initial_state from both outputs; any order, both modes. "xla"
