@@ -7,9 +7,10 @@ path; every weight must have a row, so that a new layer cannot be replicated by 
 """
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -73,17 +74,18 @@ class MeshConfig(Config):
                 raise ValueError(f"mesh_{name}: wanted {allowed}, got {size}")
 
 
-def operator_axes() -> dict | None:
-    """Over which mesh axes an operator's rows, heads and sequence are spread, in the current mesh.
+def over_mesh(operator: Callable, sharded: Callable) -> Callable:
+    """`operator`, or `sharded` in its place where the current mesh has several devices.
 
-    None where there is none, or one device. Operators that XLA cannot cut up itself (kernels, and
-    the recurrence over a sequence) are given this, as `delta_rule_sharded` takes it.
+    For operators that XLA cannot cut up itself (kernels, and the recurrence over a sequence).
+    `sharded` is given over which mesh axes rows, heads and sequence are spread, as
+    `delta_rule_sharded` takes it.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return None
+        return operator
     heads = [LOGICAL_AXES["heads"]]
-    return {"mesh": mesh, "rows": ROWS, "sequence": SEQUENCE, "heads": heads}
+    return functools.partial(sharded, mesh=mesh, rows=ROWS, sequence=SEQUENCE, heads=heads)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

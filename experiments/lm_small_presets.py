@@ -9,8 +9,8 @@ order; the ablation's half of them. The recipe is the paper's (AdamW, cosine, a 
 warm-up, weight decay 0.01, clipping at 1, contexts of 2048 tokens cut from documents one after
 another), with batches of 131,072 tokens and a rate of 1e-3 for the smaller model and the few steps.
 
-For one GPU of 80 GiB; experiments.lm_small trains and evaluates them, in five to six minutes each
-on an H200 (README's results; Mamba, Gated DeltaNet and the ablation have not been run by us yet).
+For one GPU of 80 GiB; experiments.lm_small trains and evaluates them (README's results; Mamba,
+Gated DeltaNet and the ablation have not been run by us yet).
 Data, with the Mistral tokenizer:
 
     python -m experiments.prepare_data --data=train.txt.xz --valid_data=valid.txt.xz \\

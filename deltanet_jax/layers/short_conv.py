@@ -2,21 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short depthwise causal convolution as a layer: its weight and its decoding state."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from deltanet_jax.sharding import operator_axes
+from deltanet_jax.sharding import over_mesh
 from pallas_kernels import short_conv, short_conv_sharded
 from pallas_kernels._common.segments import number_segments
 
 
 def _operator():
-    axes = operator_axes()
-    return short_conv if axes is None else functools.partial(short_conv_sharded, **axes)
+    return over_mesh(short_conv, short_conv_sharded)
 
 
 def activate_and_normalize(

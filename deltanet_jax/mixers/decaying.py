@@ -2,13 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What GLA and RetNet share: gated linear attention between the projections of recurrent.py."""
 
-import functools
-
 from flax import nnx
 
 from deltanet_jax.mixers.base import Context, read_out
 from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, is_one_step
-from deltanet_jax.sharding import operator_axes
+from deltanet_jax.sharding import over_mesh
 from pallas_kernels import (
     gated_linear_attention,
     gated_linear_attention_sharded,
@@ -35,10 +33,7 @@ class DecayingMixer(RecurrentMixer):
         if is_one_step(q, memory, segment_ids):
             o, memory = gated_linear_attention_step(memory, *(y[:, 0] for y in (q, k, v, g)))
             return o[:, None], memory
-        axes, run = operator_axes(), gated_linear_attention
-        if axes is not None:
-            run = functools.partial(gated_linear_attention_sharded, **axes)
-        o, memory = run(
+        o, memory = over_mesh(gated_linear_attention, gated_linear_attention_sharded)(
             q,
             k,
             v,

@@ -3,7 +3,6 @@
 """DeltaNet's token mixer: the delta rule between projections."""
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
@@ -15,7 +14,7 @@ from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.projection import ACTIVATIONS, NORMS
 from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer, is_one_step
-from deltanet_jax.sharding import operator_axes
+from deltanet_jax.sharding import over_mesh
 from pallas_kernels import delta_rule, delta_rule_sharded, delta_rule_step
 from pallas_kernels.delta_rule.api import RESIDUALS
 from pallas_kernels.delta_rule.kernel_support import residual_bytes, saves
@@ -120,9 +119,7 @@ class DeltaNet(RecurrentMixer):
 
     def apply_rule(self, q, k, v, beta, *, memory, segment_ids):
         """The delta rule, over the current mesh if there is one: (output, final state)."""
-        axes = operator_axes()
-        run = delta_rule if axes is None else functools.partial(delta_rule_sharded, **axes)
-        return run(
+        return over_mesh(delta_rule, delta_rule_sharded)(
             q,
             k,
             v,

@@ -3,7 +3,6 @@
 """Gated DeltaNet's token mixer: DeltaNet whose memory also decays."""
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import jax
@@ -16,7 +15,7 @@ from deltanet_jax.layers.time_step import time_step_bias
 from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.delta_net import DeltaNet, DeltaNetConfig
 from deltanet_jax.mixers.recurrent import is_one_step
-from deltanet_jax.sharding import operator_axes
+from deltanet_jax.sharding import over_mesh
 from pallas_kernels import gated_delta_rule, gated_delta_rule_sharded, gated_delta_rule_step
 from pallas_kernels.gated_delta_rule.kernel_support import MAX_KEY_SIZE
 
@@ -101,11 +100,7 @@ class GatedDeltaNet(DeltaNet):
         if is_one_step(x, memory, segment_ids):
             o, memory = gated_delta_rule_step(memory, *(y[:, 0] for y in (q, k, v, g, beta)))
             return o[:, None], memory
-        axes = operator_axes()
-        run = gated_delta_rule
-        if axes is not None:
-            run = functools.partial(gated_delta_rule_sharded, **axes)
-        o, memory = run(
+        o, memory = over_mesh(gated_delta_rule, gated_delta_rule_sharded)(
             q,
             k,
             v,

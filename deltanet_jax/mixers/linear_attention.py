@@ -12,7 +12,7 @@ from flax import nnx
 from deltanet_jax.config import check_one_of
 from deltanet_jax.mixers.base import Context, Equations, read_out
 from deltanet_jax.mixers.recurrent import RecurrentConfig, RecurrentMixer
-from deltanet_jax.sharding import operator_axes
+from deltanet_jax.sharding import over_mesh
 from pallas_kernels import gated_linear_attention_sharded, linear_attention
 
 
@@ -80,10 +80,8 @@ class LinearAttention(RecurrentMixer):
         """See recurrent.py."""
         if self.config.normalize:  # the normaliser is one more value that is always 1
             v = jnp.concatenate([v, jnp.ones((*v.shape[:3], 1), v.dtype)], axis=-1)
-        axes, run = operator_axes(), linear_attention
-        if axes is not None:
-            run = functools.partial(gated_linear_attention_sharded, g=None, **axes)
-        o, memory = run(
+        sharded = functools.partial(gated_linear_attention_sharded, g=None)
+        o, memory = over_mesh(linear_attention, sharded)(
             q,
             k,
             v,

@@ -3,7 +3,6 @@
 """Mamba's token mixer: a selective scan between projections, which is a whole block of Mamba's."""
 
 import dataclasses
-import functools
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ from deltanet_jax.layers.short_conv import ShortConv
 from deltanet_jax.layers.time_step import time_step_bias
 from deltanet_jax.mixers.base import Context, Equations, MixerConfig, arguments, read_out
 from deltanet_jax.mixers.recurrent import is_one_step
-from deltanet_jax.sharding import operator_axes
+from deltanet_jax.sharding import over_mesh
 from pallas_kernels import selective_scan, selective_scan_sharded, selective_scan_step
 from pallas_kernels._common.chunking import CHUNK_SIZES
 from pallas_kernels._common.precision import state_dtype
@@ -143,13 +142,7 @@ class Mamba(nnx.Module):
             y, memory = selective_scan_step(memory, x[:, 0], dt[:, 0], a, b[:, 0], c[:, 0])
             y = y[:, None]
         else:
-            axes = operator_axes()
-            run = (
-                selective_scan
-                if axes is None
-                else functools.partial(selective_scan_sharded, **axes)
-            )
-            y, memory = run(
+            y, memory = over_mesh(selective_scan, selective_scan_sharded)(
                 x,
                 dt,
                 a,
