@@ -25,7 +25,7 @@ from deltanet_jax.layers.embedding import lookup
 from deltanet_jax.layers.mlp import SwiGLU
 from deltanet_jax.mixers.delta_net import DeltaNet
 from deltanet_jax.mixers.recurrent import RecurrentState
-from deltanet_jax.model import Block, LanguageModel
+from deltanet_jax.model import Block, LanguageModel, ModelConfig
 from pallas_kernels import delta_net_step, row_product
 
 # Linear maps of something else than their module's input.
@@ -221,16 +221,26 @@ def layer_states(state: tuple, num_layers: int) -> tuple:
     )
 
 
+def can_lay_out(config: ModelConfig) -> bool:
+    """Whether the kernels of one token know the norms between a model's layers."""
+    return config.norm == "rms" and not config.identity_mlp
+
+
 def lay_out(model: LanguageModel) -> Decoder:
     """The decoder of a model; its weights are copies.
 
     Args:
-        model: without bottleneck.
+        model: without bottleneck, its config one that `can_lay_out`.
     Raises:
-        ValueError: a model with bottleneck.
+        ValueError: another model.
     """
     if model.bottleneck is not None:
         raise ValueError("model: wanted one without bottleneck, which reads whole sequences")
+    if not can_lay_out(model.config):
+        raise ValueError(
+            'model: wanted norm "rms" and no identity_mlp, as the kernels of one token have, got '
+            f"{model.config.norm!r} and {model.config.identity_mlp}"
+        )
     graphdef, weights = nnx.split(model)
 
     def make(weights):

@@ -3,6 +3,7 @@
 """The language model: embedding, residual blocks by a layer pattern, norm, head."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from deltanet_jax.layers.bottleneck import Bottleneck
 from deltanet_jax.layers.embedding import lookup
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.mlp import SwiGLU, default_hidden_size
-from deltanet_jax.layers.norm import rms_norm
+from deltanet_jax.layers.norm import STREAM_NORMS
 from deltanet_jax.mixers.base import ARGUMENTS, READ_OUT, Context, MixerConfig
 from deltanet_jax.mixers.registry import make_mixer
 from pallas_kernels._common.names import RESIDUALS
@@ -49,10 +50,14 @@ class ModelConfig(Config):
         layer_pattern: the mixers of one period, tiled over depth.
         mlp_hidden_size: width of the SwiGLU layers; None is 8/3 d_model rounded up to a multiple
             of 256; 0 leaves the SwiGLU layers out.
+        identity_mlp: with mlp_hidden_size 0, what stands in the place of SwiGLU is the identity and
+            not nothing: a block goes on with x + norm(x), as Zoology's do (arXiv:2312.04927).
         tie_embeddings: the head is the transposed embedding.
         bottleneck: predictions see the last position's vector alone (an auto-encoder; no decoding).
         embed_dropout: probability of dropping an embedded feature in training.
-        norm_eps: epsilon of every RMSNorm.
+        norm: of the residual stream, before mixers, SwiGLU and head: "rms" or, with a bias,
+            "layer". Norms inside mixers are RMSNorms.
+        norm_eps: epsilon of every norm.
         init_std: standard deviation of initial weights; maps back into the residual stream start
             at init_std / sqrt(2 num_layers).
         param_dtype, compute_dtype: of stored weights and of activations.
@@ -69,9 +74,11 @@ class ModelConfig(Config):
     num_layers: int
     layer_pattern: tuple[MixerConfig, ...]
     mlp_hidden_size: int | None = None
+    identity_mlp: bool = False
     tie_embeddings: bool = False
     bottleneck: bool = False
     embed_dropout: float = 0.0
+    norm: str = "rms"
     norm_eps: float = 1e-6
     init_std: float = 0.02
     param_dtype: str = "float32"
@@ -91,8 +98,14 @@ class ModelConfig(Config):
             )
         if self.mlp_hidden_size is not None:
             check_at_least(self, "mlp_hidden_size", 0)
+        if self.identity_mlp and self.mlp_hidden_size != 0:
+            raise ValueError(
+                "identity_mlp: wanted mlp_hidden_size 0 with it, as it takes the SwiGLU layers' "
+                f"place, got {self.mlp_hidden_size}"
+            )
         if not 0 <= self.embed_dropout < 1:
             raise ValueError(f"embed_dropout: wanted [0, 1), got {self.embed_dropout}")
+        check_one_of(self, "norm", tuple(STREAM_NORMS))
         check_at_least(self, "norm_eps", 0)
         check_at_least(self, "init_std", 0)
         check_at_least(self, "scan_unroll", 1)
@@ -102,7 +115,7 @@ class ModelConfig(Config):
 
 
 class Block(nnx.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x))."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)) or x + norm(x) or neither."""
 
     def __init__(self, config: ModelConfig, mixer: MixerConfig, *, rngs: nnx.Rngs):
         out_init_std = config.init_std / (2 * config.num_layers) ** 0.5
@@ -117,9 +130,12 @@ class Block(nnx.Module):
         kinds = {**context.kinds(), "rngs": rngs}
         hidden = config.mlp_hidden_size
         hidden = default_hidden_size(config.d_model) if hidden is None else hidden
-        self.mixer_norm = rms_norm(config.d_model, eps=config.norm_eps, **kinds)
+        norm = functools.partial(
+            STREAM_NORMS[config.norm], config.d_model, eps=config.norm_eps, **kinds
+        )
+        self.mixer_norm = norm()
         self.mixer = make_mixer(mixer, context, rngs=rngs)
-        self.mlp_norm = rms_norm(config.d_model, eps=config.norm_eps, **kinds) if hidden else None
+        self.mlp_norm = norm() if hidden or config.identity_mlp else None
         self.mlp = (
             SwiGLU(
                 config.d_model,
@@ -135,8 +151,9 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"], *, segment_ids, state):
         y, state = self.mixer(self.mixer_norm(x), segment_ids=segment_ids, state=state)
         x = x + y
-        if self.mlp is not None:
-            x = x + self.mlp(self.mlp_norm(x))
+        if self.mlp_norm is not None:
+            y = self.mlp_norm(x)
+            x = x + (y if self.mlp is None else self.mlp(y))
         return x, state
 
 
@@ -174,7 +191,7 @@ class LanguageModel(nnx.Module):
             if config.bottleneck
             else None
         )
-        self.final_norm = rms_norm(config.d_model, eps=config.norm_eps, **kinds)
+        self.final_norm = STREAM_NORMS[config.norm](config.d_model, eps=config.norm_eps, **kinds)
         self.head = (
             None
             if config.tie_embeddings

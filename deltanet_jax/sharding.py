@@ -46,7 +46,7 @@ WEIGHTS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"out_proj/kernel", ("heads", "embed")),
     (r"bottleneck/\w+_proj/kernel", ("embed", None)),
     (r"conv/weight", (None, "heads")),
-    (r"(\w+_norm)/scale", (None,)),
+    (r"(\w+_norm)/(scale|bias)", (None,)),
 )
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from tqdm import tqdm
 
-from deltanet_jax.decoder import lay_out
+from deltanet_jax.decoder import can_lay_out, lay_out
 from deltanet_jax.sampling import Sampling
 from experiments.flags import define_generate_flags, define_workdir, explain
 from experiments.logs import quiet_logs
@@ -42,11 +42,12 @@ def read_prompts(name: str) -> list[str]:
 
 def completions(model, tokenizer, prompts, values: flags.FlagValues) -> list[str]:
     """The text after each prompt, in order; shown at once where there is one prompt."""
+    # Compiling a decoder pays where thousands of small kernels are started a second.
+    laid_out = jax.default_backend() == "gpu" and can_lay_out(model.config)
     options = {
         "sampling": Sampling(values.temperature, values.top_k, values.top_p),
         "stop": tuple(values.stop),
-        # Compiling it pays where thousands of small kernels are started a second.
-        "decoder": lay_out(model) if jax.default_backend() == "gpu" else None,
+        "decoder": lay_out(model) if laid_out else None,
     }
     # Prompts of like length side by side; each prompt's key is its own, whatever the order.
     ids = [document(tokenizer, prompt) for prompt in prompts]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Normalisations of single vectors. RMSNorm with a learned weight is Flax's `nnx.RMSNorm`."""
+"""Normalisations of single vectors. Those with learned weights are Flax's."""
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,17 @@ def rms_norm(
 ) -> nnx.RMSNorm:
     """RMSNorm over a last axis of `size`; statistics in float32, result in `dtype`."""
     return nnx.RMSNorm(size, epsilon=eps, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def layer_norm(
+    size: int, *, eps: float, dtype: jax.typing.DTypeLike, param_dtype, rngs: nnx.Rngs
+) -> nnx.LayerNorm:
+    """LayerNorm over a last axis of `size`, with a bias; as `rms_norm` otherwise."""
+    return nnx.LayerNorm(size, epsilon=eps, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+# Norms of the residual stream, by the names that configs have for them.
+STREAM_NORMS = {"rms": rms_norm, "layer": layer_norm}
 
 
 def l2_norm(x: Float[Array, "*L K"], eps: float = 1e-6) -> Float[Array, "*L K"]:

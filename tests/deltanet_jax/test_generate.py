@@ -238,6 +238,13 @@ def test_a_decoder_is_its_model(mixers, batch):
     assert_close("logits", *both(model, decoder, random_tokens(batch, 7)), 1e-5)
 
 
+@pytest.mark.parametrize("options", [{"norm": "layer"}, {"identity_mlp": True}])
+def test_no_decoder_of_norms_that_its_kernels_do_not_know(options):
+    model = nnx.eval_shape(lambda: small_model(mlp_hidden_size=0, **options))
+    with pytest.raises(ValueError, match="^model: wanted norm .rms. and no identity_mlp"):
+        lay_out(model)
+
+
 @pytest.mark.slow
 def test_generation_with_a_decoder_equals_generation_without():
     for options in ({}, {"tie_embeddings": True}):

@@ -4,6 +4,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -25,6 +26,11 @@ def logits_of(model, tokens):
 @nnx.jit
 def decode(model, tokens, state):
     return model(tokens, state=state)
+
+
+@nnx.jit
+def mix(mixer, x):
+    return mixer(x)[0]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,39 @@ def test_tied_embeddings_have_no_head():
     x, _ = model.features(random_tokens())
     wanted = x @ model.embed.embedding[...].T
     assert_close("logits", model.logits(x), wanted, 1e-6)
+
+
+def zoologys_features(model, tokens, second_norm=True, bias=True):
+    """Zoology's backbone token by token in float64: the residual goes beside what a block returns,
+    and the next block adds the two; with the identity as state mixer that is a norm of it."""
+
+    def norm(layer, x):
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + layer.epsilon)
+        return scaled * np.asarray(layer.scale) + (np.asarray(layer.bias) if bias else 0)
+
+    residual, hidden = 0.0, np.asarray(model.embed.embedding[...], np.float64)[tokens]
+    for layer in range(model.config.num_layers):
+        graph, weights = nnx.split(model.period[0])
+        block = nnx.merge(graph, jax.tree.map(lambda w, i=layer: w[i], weights))
+        residual = residual + hidden
+        mixed = mix(block.mixer, norm(block.mixer_norm, residual))
+        residual = residual + np.asarray(mixed)
+        hidden = norm(block.mlp_norm, residual) if second_norm else 0.0
+    return norm(model.final_norm, residual + hidden)
+
+
+def test_layer_norm_and_identity_mlp_are_zoologys_blocks(x64):
+    kinds = {"compute_dtype": "float64", "param_dtype": "float64", "norm": "layer"}
+    model = small_model(mlp_hidden_size=0, identity_mlp=True, **kinds)
+    for layer in (model.period[0].mixer_norm, model.period[0].mlp_norm, model.final_norm):
+        layer.bias[...] = 0.3 * jax.random.normal(jax.random.key(2), layer.bias.shape)
+    tokens = random_tokens(length=9)
+    ours = nnx.jit(lambda model, tokens: model.features(tokens)[0])(model, tokens)
+    assert_close("features", ours, zoologys_features(model, tokens), 1e-10)
+    for wrong in ({"second_norm": False}, {"bias": False}):
+        with pytest.raises(AssertionError):
+            assert_close("features", ours, zoologys_features(model, tokens, **wrong), 1e-2)
 
 
 def test_dropout_needs_a_key_and_changes_the_output():
