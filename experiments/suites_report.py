@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deltanet_jax.model import ModelConfig
-from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.sweep import Goal, Member, RunTable
 from experiments.plots import save_suite_plot
 from experiments.run_config import RunConfig
+from experiments.suite_presets import EPOCHS, protocol_steps
 from experiments.sweep import best, final_rows
 from experiments.tasks.mad.task import GRID
 from experiments.tasks.synthetic import LENGTHS
@@ -35,6 +35,7 @@ MIXER_NAMES = {
 }
 
 PAPERS_DIFFICULTY = (512, 64)  # tokens, pairs
+OURS = "Ours / the paper's, in %, a dash where nothing was run or published"
 
 
 class Record(NamedTuple):
@@ -78,20 +79,48 @@ def model_name(model: ModelConfig) -> str:
     return " + ".join(names)
 
 
+class _Sweep(NamedTuple):
+    """A sweep's folder, read."""
+
+    header: dict
+    config: RunConfig
+    members: list[Member]
+    table: RunTable
+    finished: bool
+
+
+def _read_sweep(path: Path) -> _Sweep:
+    """`path`: of its runs.jsonl."""
+    header = json.loads((path.parent / "config.json").read_text())
+    config = RunConfig.from_dict(header["run"])
+    members = [Member(**member) for member in header["members"]]
+    stop_score = header.get("stop_score")
+    goal = None if stop_score is None else Goal(config.task.selection_name, stop_score)
+    table = RunTable(path)
+    finished = table.finished(members, config.train.num_steps, goal)
+    return _Sweep(header, config, members, table, finished)
+
+
+def unfinished_note(results: Path) -> list[str]:
+    """A line on the sweeps below `results` that were cut off; none if there are none."""
+    cut = []
+    for path in sorted(results.glob("**/runs.jsonl")):
+        sweep = _read_sweep(path)
+        if not sweep.finished:
+            done = max((row["step"] for row in sweep.table.rows()), default=0)
+            cut.append(f"{path.parent.name} at step {done:,} of {sweep.config.train.num_steps:,}")
+    return [f"Cut off, and in no table: {'; '.join(cut)}."] if cut else []
+
+
 def read_records(results: Path) -> list[Record]:
-    """All finished sweeps below `results`, by folder name; those still at work are left out."""
+    """All finished sweeps below `results`, by folder name; those cut off are left out."""
     records = []
     for path in sorted(results.glob("**/runs.jsonl")):
-        header = json.loads((path.parent / "config.json").read_text())
-        machine = json.loads((path.parent / "machine.json").read_text())
-        config = RunConfig.from_dict(header["run"])
-        members = [Member(**member) for member in header["members"]]
-        stop_score = header.get("stop_score")
-        goal = None if stop_score is None else Goal(config.task.selection_name, stop_score)
-        table = RunTable(path)
-        if not table.finished(members, config.train.num_steps, goal):
+        header, config, members, table, finished = _read_sweep(path)
+        if not finished:
             continue
-        rows = read_metrics(path)
+        machine = json.loads((path.parent / "machine.json").read_text())
+        rows = table.rows()
         chosen = best(rows, config)
         mine = [
             r
@@ -151,40 +180,59 @@ def _table(
     ours: dict[str, dict[str, float]],
     paper: dict[str, dict[str, float]],
 ) -> list[str]:
-    """A row a model, ours / the paper's; models of ours first."""
+    """A row a model, ours / the paper's; models of ours first. What is in brackets after a model's
+    name says how ours differs: the paper's numbers beside it are those of the model."""
     lines = ["| " + " | ".join((head, *columns)) + " |", "|---" * (1 + len(columns)) + "|"]
     for model in (*ours, *(name for name in paper if name not in ours)):
         cells = []
         for column in columns:
-            values = (side.get(model, {}).get(column) for side in (ours, paper))
+            published = paper.get(model.partition(" (with ")[0], {})
+            values = (side.get(column) for side in (ours.get(model, {}), published))
             cells.append(" / ".join(_percent(value) for value in values))
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return lines
 
 
-def _budget(records: Sequence[Record], what: str = "Ours / the paper's, in %") -> str:
-    """What the numbers are and what was spent, said of all records of a table."""
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,g}" if low == high else f"{low:,g} to {high:,g}"
 
-    def span(values: Sequence[float]) -> str:
-        low, high = min(values), max(values)
-        return f"{low:,g}" if low == high else f"{low:,g} to {high:,g}"
 
+def _spent(records: Sequence[Record]) -> str:
+    """Steps, of the protocol's if there is one, runs and seeds of some records."""
+    steps = _span([step for r in records for step in r.best["steps"].values()])
+    if records[0].config.task.kind in EPOCHS:
+        full = [protocol_steps(r.config.task, r.config.train.batch_size) for r in records]
+        steps += f" of the protocol's {_span(full)}"
+    runs = _span([r.members for r in records])
+    seeds = _span([len(r.best["scores"]) for r in records])
+    return (
+        f"{steps} steps, best of {runs} run{'' if runs == '1' else 's'}, "
+        f"{seeds} seed{'' if seeds == '1' else 's'}"
+    )
+
+
+def _budget(records: Sequence[Record], what: str = OURS) -> str:
+    """What the numbers are and what was spent, by model if not on all the same."""
     tasks = [r.config.task for r in records]
     train, held_out = (
-        span([getattr(task, f"num_{kind}_examples") for task in tasks])
+        _span([getattr(task, f"num_{kind}_examples") for task in tasks])
         for kind in ("train", "eval")
     )
-    steps = span([step for r in records for step in r.best["steps"].values()])
-    runs = span([r.members for r in records])
-    seeds = span([len(r.best["scores"]) for r in records])
+    by_model: dict[str, list[Record]] = {}
+    for r in records:
+        by_model.setdefault(r.model, []).append(r)
+    spent = {model: _spent(mine) for model, mine in by_model.items()}
+    one = set(spent.values())
+    said = one.pop() if len(one) == 1 else "; ".join(f"{m}: {s}" for m, s in spent.items())
     seconds = [r.seconds for r in records if r.seconds]
-    clock = f", {span([round(s) for s in seconds])} s for all of a sweep's runs" if seconds else ""
+    clock = f", {_span([round(s) for s in seconds])} s for all of a sweep's runs" if seconds else ""
     commits, devices = (
         ", ".join(sorted({getattr(r, name) for r in records})) for name in ("commit", "device")
     )
     return (
-        f"{what}; n: {train} training and {held_out} held-out examples; {steps} "
-        f"steps, best of {runs} runs, {seeds} seeds{clock}; {devices}, commit {commits}."
+        f"{what}; n: {train} training and {held_out} held-out examples; "
+        f"{said}{clock}; {devices}, commit {commits}."
     )
 
 
@@ -192,7 +240,7 @@ def mqar_section(records: Sequence[Record], paper: dict) -> list[str]:
     """MQAR by width, a table a difficulty; the paper has the hardest."""
     lines = []
     for seq_len, pairs in sorted({_difficulty(r) for r in records}):
-        mine = [_with_layers(r) for r in records if _difficulty(r) == (seq_len, pairs)]
+        mine = [_with_departures(r) for r in records if _difficulty(r) == (seq_len, pairs)]
         published = paper if (seq_len, pairs) == PAPERS_DIFFICULTY else {}
         ours = _ours(mine, lambda r: r.config.model.d_model)
         lines += [
@@ -209,10 +257,18 @@ def mqar_section(records: Sequence[Record], paper: dict) -> list[str]:
     return lines[:-1]
 
 
-def _with_layers(record: Record) -> Record:
-    """Names the model after its layers if they are not Zoology's two."""
-    layers = record.config.model.num_layers
-    return record if layers == 2 else record._replace(model=f"{record.model}, {layers} layers")
+def _with_departures(record: Record) -> Record:
+    """Names the model after what is not as in the presets of MQAR."""
+    model = record.config.model
+    (mixer,) = model.layer_pattern
+    told = {
+        f"{model.num_layers} layers": model.num_layers != 2,
+        "LayerNorm": model.norm == "layer",
+        "x + norm(x) after mixers": model.identity_mlp,
+        "no SiLU": getattr(mixer, "qk_activation", "silu") == "identity",
+    }
+    names = ", ".join(name for name, so in told.items() if so)
+    return record._replace(model=f"{record.model} (with {names})") if names else record
 
 
 def _mqar_notes(records: Sequence[Record]) -> list[str]:
@@ -257,9 +313,12 @@ def mad_section(records: Sequence[Record], paper: dict) -> list[str]:
         for side in (ours, paper)
     )
     counts = [
-        f"{model}: {problem} {len(scores)} of {1 + len(GRID[problem][1])}"
+        f"{model}: "
+        + ", ".join(
+            f"{problem} {len(scores)} of {1 + len(GRID[problem][1])}"
+            for problem, scores in sorted(problems.items())
+        )
         for model, problems in found.items()
-        for problem, scores in sorted(problems.items())
     ]
     return [
         "MAD, macro accuracy, mean over settings:",
@@ -267,7 +326,7 @@ def mad_section(records: Sequence[Record], paper: dict) -> list[str]:
         *_table("model", (*sorted(GRID), "mean"), ours, paper),
         "",
         _budget(records),
-        f"Settings: {'; '.join(counts)}.",
+        f"Settings (the paper's numbers are over all of them): {'; '.join(counts)}.",
     ]
 
 
@@ -311,6 +370,8 @@ def suites_section(results: Path = RESULTS) -> str:
     records, paper = read_records(results), json.loads((RESULTS / "paper.json").read_text())
     of = {kind: [r for r in records if r.config.task.kind == kind] for kind in SECTIONS}
     parts = [make(of[kind], paper) for kind, make in SECTIONS.items() if of[kind]]
+    if cut := unfinished_note(results):
+        parts.append(cut)
     if any(parts):
         parts.append([f"The paper's numbers: {paper['source']}"])
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -334,6 +395,6 @@ def save_suite_pictures(results: Path = RESULTS) -> None:
     ):
         mine = [r for r in records if r.config.task.kind == kind]
         if kind == "mqar":
-            mine = [_with_layers(r) for r in mine if _difficulty(r) == PAPERS_DIFFICULTY]
+            mine = [_with_departures(r) for r in mine if _difficulty(r) == PAPERS_DIFFICULTY]
         if mine:
             save_suite_plot(results / f"{kind}.png", _ours(mine, column), paper[kind], label)

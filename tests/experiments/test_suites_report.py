@@ -60,8 +60,11 @@ def test_without_records_there_is_nothing(tmp_path):
 def test_an_unfinished_sweep_is_left_out(tmp_path):
     record(tmp_path / "a", "mqar/t512-d64", [0.9])
     path = tmp_path / "a" / "runs.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    rows = [row for row in map(json.loads, path.read_text().splitlines()) if row["step"] == 1]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_records(tmp_path) == []
+    assert "| DeltaNet |" not in suites_section(tmp_path)
+    assert "Cut off, and in no table: a at step 1 of 50,000." in suites_section(tmp_path)
 
 
 def test_mqar_stands_beside_the_papers(tmp_path):
@@ -74,7 +77,8 @@ def test_mqar_stands_beside_the_papers(tmp_path):
     assert lines_of(text, "| DeltaNet, conv") == [
         "| DeltaNet, conv | 50.0 / – | – / – | – / – | – / – |"
     ]
-    assert "n: 100,000 training and 3,000 held-out examples; 50,000 steps, " in text
+    assert "in %, a dash where nothing was run or published; n: 100,000 training" in text
+    assert "3,000 held-out examples; 50,000 of the protocol's 50,000 steps, best of 4" in text
     assert "best of 4 runs, 2 seeds; Abacus, commit 0123456789." in text  # no clock was recorded
     assert text.index("MQAR, 64 tokens, 4 pairs") < text.index("MQAR, 512 tokens, 64 pairs")
     save_suite_pictures(tmp_path)
@@ -89,7 +93,9 @@ def test_other_models_stand_beside_theirs_with_what_was_spent(tmp_path):
     text = suites_section(tmp_path)
     assert "| Mamba, conv | 80.0 / 81.0 | – / 100.0 | – / 100.0 | – / 100.0 |" in text
     assert "| GLA | – / 22.0 | 50.0 / 95.0 | – / 100.0 | – / 100.0 |" in text
-    assert "best of 1 to 4 runs, 1 to 2 seeds, 44 to 100 s for all of a sweep's runs; " in text
+    steps = "50,000 of the protocol's 50,000 steps"
+    assert f"; DeltaNet: {steps}, best of 1 run, 1 seed, 44 to 100 s for all of" in text
+    assert f"Mamba, conv: {steps}, best of 4 runs, 2 seeds; GLA: {steps}, best of 2 runs" in text
     assert lines_of(text, "One run") == [
         "One run alone, DeltaNet, width 64: 44 s on one Abacus to 99.5 %, all counted."
     ]
@@ -102,13 +108,18 @@ def test_more_seeds_count_before_a_better_score_and_departures_are_named(tmp_pat
     record(tmp_path / "d", "mqar/t512-d64", [0.5])
     path = tmp_path / "d" / "config.json"
     header = json.loads(path.read_text())
-    header["run"]["model"]["num_layers"] = 4
+    header["run"]["model"] |= {"num_layers": 4, "norm": "layer", "identity_mlp": True}
+    header["run"]["train"]["num_steps"] = 25_000
     header["run"]["train"]["optimizer"]["warmup_steps"] = 2000
     path.write_text(json.dumps(header))
+    rows = (tmp_path / "d" / "runs.jsonl").read_text().replace(": 50000", ": 25000")
+    (tmp_path / "d" / "runs.jsonl").write_text(rows)
     text = suites_section(tmp_path)
     assert "| DeltaNet | 80.0 / 100.0 |" in text
-    assert "| DeltaNet, 4 layers | 50.0 / – |" in text
-    assert "protocol has none of: DeltaNet, 4 layers at 64: 2,000." in text
+    other = "DeltaNet (with 4 layers, LayerNorm, x + norm(x) after mixers)"
+    assert f"| {other} | 50.0 / 100.0 |" in text
+    assert f"protocol has none of: {other} at 64: 2,000." in text
+    assert f"{other}: 25,000 of the protocol's 50,000 steps" in text
 
 
 def test_groups_one_after_the_other_add_up(tmp_path):
