@@ -17,6 +17,7 @@ from experiments.plots import save_suite_plot
 from experiments.run_config import RunConfig
 from experiments.suite_presets import EPOCHS, protocol_steps
 from experiments.sweep import best, final_rows
+from experiments.tasks.base import TaskConfig
 from experiments.tasks.mad.task import GRID
 from experiments.tasks.synthetic import LENGTHS
 
@@ -295,27 +296,30 @@ def _difficulty(record: Record) -> tuple[int, int]:
 
 
 def mad_section(records: Sequence[Record], paper: dict) -> list[str]:
-    """MAD: a problem's score is the mean over the settings recorded."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """MAD: a problem's score is the mean over the settings recorded; a mean of the problems stands
+    only where all settings are."""
+    found: dict[str, dict[str, dict[TaskConfig, float]]] = {}
     for r in records:
         if r.best["mean_score"] is not None:
-            scores = found.setdefault(r.model, {}).setdefault(r.config.task.problem, [])
-            scores.append(100 * r.best["mean_score"])
+            scores = found.setdefault(r.model, {}).setdefault(r.config.task.problem, {})
+            score = 100 * r.best["mean_score"]
+            scores[r.config.task] = max(scores.get(r.config.task, score), score)
     ours = {
-        model: {problem: sum(s) / len(s) for problem, s in problems.items()}
+        model: {problem: sum(s.values()) / len(s) for problem, s in problems.items()}
         for model, problems in found.items()
     }
-    ours, paper = (
-        {
-            model: scores | ({"mean": sum(scores.values()) / 6} if len(scores) == 6 else {})
-            for model, scores in side.items()
-        }
-        for side in (ours, paper)
-    )
+    whole = {problem: 1 + len(changes) for problem, (_, changes) in GRID.items()}
+    for model, problems in found.items():
+        if {problem: len(scores) for problem, scores in problems.items()} == whole:
+            ours[model]["mean"] = sum(ours[model].values()) / len(whole)
+    paper = {
+        model: scores | {"mean": sum(scores.values()) / len(whole)}
+        for model, scores in paper.items()
+    }
     counts = [
         f"{model}: "
         + ", ".join(
-            f"{problem} {len(scores)} of {1 + len(GRID[problem][1])}"
+            f"{problem} {len(scores)} of {whole[problem]}"
             for problem, scores in sorted(problems.items())
         )
         for model, problems in found.items()

@@ -140,6 +140,20 @@ def test_mad_is_the_mean_over_settings(tmp_path):
     assert "DeltaNet, conv: compression 2 of 11" in text
 
 
+def test_mads_mean_is_of_all_settings(tmp_path):
+    def mean():
+        (line,) = lines_of(suites_section(tmp_path), "| DeltaNet, conv")
+        return line.split("|")[-2].strip()
+
+    names = [name for name in PRESETS if name.startswith("mad/")]
+    presets = [n for n in names if model_name(PRESETS[n]().model) == "DeltaNet, conv"]
+    for i, preset in enumerate([*presets[:65], presets[0]]):  # one of them twice
+        record(tmp_path / str(i), preset, [0.5])
+    assert len(presets) == 66 and mean() == "– / 71.8"
+    record(tmp_path / "last", presets[65], [0.5])
+    assert mean() == "50.0 / 71.8"
+
+
 def test_regbench_and_lengths(tmp_path):
     record(tmp_path / "a", "regbench/5000-conv", [0.873])
     lengths = {f"accuracy_{n}x": 1 / n for n in (1, 2, 4, 8)}
