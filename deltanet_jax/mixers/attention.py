@@ -88,6 +88,8 @@ def _cudnn_unsupported(q, *, masked: bool) -> str | None:
         return f"cuDNN attention takes bfloat16 or float16, got {q.dtype}"
     if q.shape[-1] % 8 or q.shape[-1] > 256:
         return f"cuDNN attention takes head sizes that 8 divides, up to 256; got {q.shape[-1]}"
+    if q.shape[1] % 2:
+        return f"JAX refuses gradients of cuDNN attention at odd lengths; got {q.shape[1]}"
     if masked:
         return "segments and cached keys need a mask"
     return None
