@@ -7,8 +7,9 @@ config.json, machine.json, runs.jsonl. Nothing is written of a suite that has no
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from deltanet_jax.model import ModelConfig
@@ -36,6 +37,7 @@ MIXER_NAMES = {
 }
 
 PAPERS_DIFFICULTY = (512, 64)  # tokens, pairs
+LEARNT = 0.9  # of MQAR: far above what is reached without recall
 OURS = "Ours / the paper's, in %, a dash where nothing was run or published"
 
 
@@ -47,6 +49,7 @@ class Record(NamedTuple):
         model: short name of the model.
         best: what `experiments.sweep.best` says.
         members: how many runs.
+        trained: steps of the runs, also beyond the one that counts.
         figures: of the best runs at the step that counts, each a mean over seeds; None if one was
             not finite.
         seconds: wall clock of all runs, with data, compilation and evaluation; 0 if not recorded.
@@ -58,6 +61,7 @@ class Record(NamedTuple):
     model: str
     best: dict[str, Any]
     members: int
+    trained: int
     figures: dict[str, float | None]
     seconds: float
     device: str
@@ -137,7 +141,8 @@ def read_records(results: Path) -> list[Record]:
                 config,
                 model_name(config.model),
                 chosen,
-                len(header["members"]),
+                len(members),
+                max(row["step"] for row in rows),
                 figures,
                 sum(table.seconds(group) for group in groups),
                 machine.get("device", "an unknown device"),
@@ -180,18 +185,27 @@ def _table(
     columns: Sequence[str],
     ours: dict[str, dict[str, float]],
     paper: dict[str, dict[str, float]],
+    remarks: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> list[str]:
-    """A row a model, ours / the paper's; models of ours first. What is in brackets after a model's
-    name says how ours differs: the paper's numbers beside it are those of the model."""
+    """A row a model, ours / the paper's; the paper's models first. What is in brackets after a
+    model's name says how ours differs: the paper's numbers beside it are those of the model.
+    `remarks` follow our numbers."""
     lines = ["| " + " | ".join((head, *columns)) + " |", "|---" * (1 + len(columns)) + "|"]
-    for model in (*ours, *(name for name in paper if name not in ours)):
-        cells = []
-        for column in columns:
-            published = paper.get(model.partition(" (with ")[0], {})
-            values = (side.get(column) for side in (ours.get(model, {}), published))
-            cells.append(" / ".join(_percent(value) for value in values))
+    bases = list(dict.fromkeys((*paper, *map(_base, ours))))
+    for model in sorted({*ours, *paper}, key=lambda name: (bases.index(_base(name)), name)):
+        mine, published = ours.get(model, {}), paper.get(_base(model), {})
+        cells = [
+            f"{_percent(mine.get(c))}{remarks.get(model, {}).get(c, '')} / "
+            f"{_percent(published.get(c))}"
+            for c in columns
+        ]
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _base(model: str) -> str:
+    """A model's name without how ours departs from it."""
+    return model.partition(" (with ")[0]
 
 
 def _span(values: Sequence[float]) -> str:
@@ -201,7 +215,7 @@ def _span(values: Sequence[float]) -> str:
 
 def _spent(records: Sequence[Record]) -> str:
     """Steps, of the protocol's if there is one, runs and seeds of some records."""
-    steps = _span([step for r in records for step in r.best["steps"].values()])
+    steps = _span([r.trained for r in records])
     if records[0].config.task.kind in EPOCHS:
         full = [protocol_steps(r.config.task, r.config.train.batch_size) for r in records]
         steps += f" of the protocol's {_span(full)}"
@@ -223,9 +237,13 @@ def _budget(records: Sequence[Record], what: str = OURS) -> str:
     by_model: dict[str, list[Record]] = {}
     for r in records:
         by_model.setdefault(r.model, []).append(r)
-    spent = {model: _spent(mine) for model, mine in by_model.items()}
-    one = set(spent.values())
-    said = one.pop() if len(one) == 1 else "; ".join(f"{m}: {s}" for m, s in spent.items())
+    models: dict[str, list[str]] = {}
+    for model, mine in by_model.items():
+        models.setdefault(_spent(mine), []).append(model)
+    said = "; ".join(
+        spent if len(models) == 1 else f"{', '.join(names)}: {spent}"
+        for spent, names in models.items()
+    )
     seconds = [r.seconds for r in records if r.seconds]
     clock = f", {_span([round(s) for s in seconds])} s for all of a sweep's runs" if seconds else ""
     commits, devices = (
@@ -273,21 +291,28 @@ def _with_departures(record: Record) -> Record:
 
 
 def _mqar_notes(records: Sequence[Record]) -> list[str]:
-    """Schedules that are not the protocol's; the wall clock of sweeps of one run, with making data,
-    compiling and evaluating."""
-    warm = {
-        f"{r.model} at {r.config.model.d_model}: {r.config.train.optimizer.warmup_steps:,}"
-        for r in records
-        if r.config.train.optimizer.warmup_steps
-    }
-    lines = [f"Steps of warm-up, which the protocol has none of: {'; '.join(sorted(warm))}."]
-    lines = lines if warm else []
+    """Schedules that are not the protocol's; scores by seed; the wall clock of sweeps of one run
+    that learnt the task, with making data, compiling and evaluating."""
+    warm: dict[int, list[str]] = {}
+    lines = []
     for r in records:
-        if r.members == 1 and r.seconds and r.best["mean_score"] is not None:
+        name, score = f"{r.model} at {r.config.model.d_model}", r.best["mean_score"]
+        if steps := r.config.train.optimizer.warmup_steps:
+            warm.setdefault(steps, []).append(name)
+        if len(r.best["scores"]) > 1:
+            seeds = ", ".join(map(_share, r.best["scores"].values()))
+            lines.append(f"{name}, {r.trained:,} steps, by seed: {seeds}.")
+        if r.members == 1 and r.seconds and score is not None and score > LEARNT:
             lines.append(
-                f"One run alone, {r.model}, width {r.config.model.d_model}: {r.seconds:.0f} s on "
-                f"one {r.device} to {_share(r.best['mean_score'])} %, all counted."
+                f"A sweep of one run, {name}: {r.seconds:.0f} s on one {r.device} to "
+                f"{_share(score)} %, all counted."
             )
+    if warm:
+        said = "; ".join(
+            f"{steps:,} ({', '.join(dict.fromkeys(names))})"
+            for steps, names in sorted(warm.items())
+        )
+        lines.insert(0, f"Steps of warm-up, which the protocol has none of: {said}.")
     return [*lines, ""] if lines else []
 
 
@@ -309,28 +334,24 @@ def mad_section(records: Sequence[Record], paper: dict) -> list[str]:
         for model, problems in found.items()
     }
     whole = {problem: 1 + len(changes) for problem, (_, changes) in GRID.items()}
+    counts = {
+        model: {p: f" ({len(s)} of {whole[p]})" for p, s in problems.items() if len(s) < whole[p]}
+        for model, problems in found.items()
+    }
     for model, problems in found.items():
-        if {problem: len(scores) for problem, scores in problems.items()} == whole:
+        if problems.keys() == whole.keys() and not counts[model]:
             ours[model]["mean"] = sum(ours[model].values()) / len(whole)
     paper = {
         model: scores | {"mean": sum(scores.values()) / len(whole)}
         for model, scores in paper.items()
     }
-    counts = [
-        f"{model}: "
-        + ", ".join(
-            f"{problem} {len(scores)} of {whole[problem]}"
-            for problem, scores in sorted(problems.items())
-        )
-        for model, problems in found.items()
-    ]
     return [
-        "MAD, macro accuracy, mean over settings:",
+        "MAD, macro accuracy, mean over settings: of how many is said where not all are recorded "
+        "(one is the baseline); the paper's are over all:",
         "",
-        *_table("model", (*sorted(GRID), "mean"), ours, paper),
+        *_table("model", (*sorted(GRID), "mean"), ours, paper, counts),
         "",
         _budget(records),
-        f"Settings (the paper's numbers are over all of them): {'; '.join(counts)}.",
     ]
 
 

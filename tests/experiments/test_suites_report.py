@@ -96,8 +96,9 @@ def test_other_models_stand_beside_theirs_with_what_was_spent(tmp_path):
     steps = "50,000 of the protocol's 50,000 steps"
     assert f"; DeltaNet: {steps}, best of 1 run, 1 seed, 44 to 100 s for all of" in text
     assert f"Mamba, conv: {steps}, best of 4 runs, 2 seeds; GLA: {steps}, best of 2 runs" in text
-    assert lines_of(text, "One run") == [
-        "One run alone, DeltaNet, width 64: 44 s on one Abacus to 99.5 %, all counted."
+    assert "Mamba, conv at 64, 50,000 steps, by seed: 90.0, 70.0." in text
+    assert lines_of(text, "A sweep") == [
+        "A sweep of one run, DeltaNet at 64: 44 s on one Abacus to 99.5 %, all counted."
     ]
 
 
@@ -118,7 +119,7 @@ def test_more_seeds_count_before_a_better_score_and_departures_are_named(tmp_pat
     assert "| DeltaNet | 80.0 / 100.0 |" in text
     other = "DeltaNet (with 4 layers, LayerNorm, x + norm(x) after mixers)"
     assert f"| {other} | 50.0 / 100.0 |" in text
-    assert f"protocol has none of: {other} at 64: 2,000." in text
+    assert f"protocol has none of: 2,000 ({other} at 64)." in text
     assert f"{other}: 25,000 of the protocol's 50,000 steps" in text
 
 
@@ -136,8 +137,8 @@ def test_mad_is_the_mean_over_settings(tmp_path):
     text = suites_section(tmp_path)
     (line,) = lines_of(text, "| DeltaNet, conv")
     cells = [cell.strip() for cell in line.split("|")[2:-1]]
-    assert cells[0] == "30.0 / 42.2" and cells[1] == "– / 35.7" and cells[-1] == "– / 71.8"
-    assert "DeltaNet, conv: compression 2 of 11" in text
+    assert cells[0] == "30.0 (2 of 11) / 42.2"
+    assert cells[1] == "– / 35.7" and cells[-1] == "– / 71.8"
 
 
 def test_mads_mean_is_of_all_settings(tmp_path):
@@ -151,7 +152,9 @@ def test_mads_mean_is_of_all_settings(tmp_path):
         record(tmp_path / str(i), preset, [0.5])
     assert len(presets) == 66 and mean() == "– / 71.8"
     record(tmp_path / "last", presets[65], [0.5])
-    assert mean() == "50.0 / 71.8"
+    assert (
+        mean() == "50.0 / 71.8" and " of " not in lines_of(suites_section(tmp_path), "| Delta")[0]
+    )
 
 
 def test_regbench_and_lengths(tmp_path):
