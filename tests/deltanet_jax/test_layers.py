@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from deltanet_jax.layers import embedding
 from deltanet_jax.layers.bottleneck import Bottleneck
+from deltanet_jax.layers.embedding import lookup
 from deltanet_jax.layers.mlp import SwiGLU, default_hidden_size
 from deltanet_jax.layers.norm import l1_norm, l2_norm
 from deltanet_jax.layers.short_conv import ShortConv
@@ -99,10 +99,9 @@ def test_bottleneck_sees_the_last_vector_and_the_position_alone():
 
 
 # Not called "gpu": tests of that name are skipped where there is none.
-@pytest.mark.parametrize("where", ["cpu", "one-device", "mesh"])
+@pytest.mark.parametrize("where", ["cpu", "as-on-gpus"])
 def test_lookup_and_its_derivatives(monkeypatch, where):
-    """As on GPUs, where gradients are products; tokens that repeat, one that never stands."""
-    lookup = embedding.lookup if where != "mesh" else embedding._lookup_over_mesh
+    """As on a GPU, where the gradient is a product; tokens that repeat, one that never stands."""
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu" if where == "cpu" else "gpu")
     table, dtable = (jax.random.normal(jax.random.key(i), (7, 5)) for i in range(2))
     tokens = jnp.array([[0, 3, 3], [6, 0, 3]])
@@ -114,47 +113,3 @@ def test_lookup_and_its_derivatives(monkeypatch, where):
     assert_close("gradient", vjp(dy)[0], wanted, 1e-6)
     _, tangent = jax.jvp(lambda table: lookup(table, tokens), (table,), (dtable,))
     assert_close("tangent", tangent, dtable[tokens], 1e-6)
-
-
-def sums_by_scatter(rows, tokens, size):
-    sums = np.zeros((size, rows.shape[-1]))
-    np.add.at(sums, np.asarray(tokens), np.asarray(rows, np.float64))
-    return sums
-
-
-@pytest.mark.parametrize("count", [5, 256, 1000])
-def test_sums_of_rows(count):
-    """One id at most places, over whole chunks; ids that begin in one chunk and end in another."""
-    keys = jax.random.split(jax.random.key(count), 3)
-    tokens = jax.random.randint(keys[0], (count,), 0, 40)
-    tokens = jnp.where(jax.random.uniform(keys[1], (count,)) < 0.6, 17, tokens)
-    rows = jax.random.normal(keys[2], (count, 3))
-    wanted = sums_by_scatter(rows, tokens, 41)
-    got = jax.jit(embedding.sums_of_rows, static_argnums=2)(rows, tokens, 41)
-    assert_close("sums", got, wanted, 1e-6)
-    if count > embedding.CHUNK:  # without what earlier chunks carry, the comparison fails
-        last_alone = wanted.copy()
-        last_alone[17] = sums_by_scatter(rows[:256], tokens[:256], 41)[17]
-        with pytest.raises(AssertionError):
-            assert_close("sums", last_alone, wanted, 1e-2)
-    half = embedding.sums_of_rows(rows.astype(jnp.bfloat16), tokens, 41)
-    assert half.dtype == jnp.bfloat16
-    assert_close("sums", half, wanted, 1e-2)
-
-
-@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
-def test_lookup_side_by_side(monkeypatch, axes):
-    """Under vmap, as runs of a sweep are: tables, tokens or both."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    tables = jax.random.normal(jax.random.key(0), (3, 7, 4))
-    tokens = jax.random.randint(jax.random.key(1), (3, 2, 5), 0, 7)
-
-    def gradient(take):
-        return jax.grad(lambda table, tokens: jnp.sum(take(table, tokens) ** 3))
-
-    arguments = [x if axis == 0 else x[0] for x, axis in zip((tables, tokens), axes, strict=True)]
-    ours, wanted = (
-        jax.jit(jax.vmap(gradient(take), axes))(*arguments)
-        for take in (embedding.lookup, lambda table, tokens: table[tokens])
-    )
-    assert_close("gradient", ours, wanted, 1e-6)
