@@ -93,3 +93,19 @@ def test_what_is_not_there_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             fla_logits.wanted(flags(**changes))
+
+
+def test_tokens_are_held_out_ones_of_the_data_or_random(tmp_path):
+    ids = np.arange(2001, dtype=np.uint16) % 23
+    np.save(tmp_path / "ids.npy", ids)
+    data = str(tmp_path / "ids.npy")
+    held_out = fla_logits.choose_tokens(data, 23, (1, 10))
+    assert held_out.dtype == np.int32 and held_out.tolist() == [ids[1990:2000].tolist()]
+    drawn = fla_logits.choose_tokens(None, 23, (3, 50))
+    assert drawn.shape == (3, 50) and drawn.min() >= 0 and drawn.max() == 22
+    with pytest.raises(ValueError, match="^rows: wanted at most the 1 held-out windows, got 2"):
+        fla_logits.choose_tokens(data, 23, (2, 10))
+    with pytest.raises(ValueError, match="^vocab_size: wanted more than every id, got 22"):
+        fla_logits.choose_tokens(data, 22, (1, 10))
+    with pytest.raises(ValueError, match="^data: "):
+        fla_logits.choose_tokens(str(tmp_path / "nowhere"), 23, (1, 10))
