@@ -34,7 +34,7 @@ def fla_table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['kind']}, {SOURCES[row['source']]} | {row['layers']} | {tokens} | "
             + " | ".join(f"{row[name]:.1e}" for name in errors)
-            + f" | {len(row['changed_tensors'])} | {row['commit'][:7]} |"
+            + f" | {len(row['changed_tensors'])} | {(row['commit'] or 'unknown')[:7]} |"
         )
     return "\n".join(lines)
 
