@@ -9,6 +9,7 @@ Nothing is written while there is no record.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +105,9 @@ def _machines(records: Iterable[Record]) -> str:
 
     commits = ", ".join(sorted({(m["commit"] or "unknown")[:10] for m in machines}))
     dates = ", ".join(sorted({m["date"][:10] for m in machines}))
-    commands = "; ".join(f"`{c}`" for c in sorted({m["command"] for m in machines}))
+    # Commands that differ in the model alone are one.
+    named = {re.sub("--models=[^ ]*", "--models=MODEL", m["command"]) for m in machines}
+    commands = "; ".join(f"`{command}`" for command in sorted(named))
     return f"{of('device')}, jax {of('jax')}, commit {commits}, {dates}; made by {commands}."
 
 

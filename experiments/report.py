@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib
 
 from deltanet_jax.train.metrics import read_metrics
+from experiments.benchmarks.fla_tables import fla_logits_section
 from experiments.benchmarks.mixers_tables import mixers_speed_section, save_mixers_picture
 from experiments.benchmarks.save import table as save_table
 from experiments.benchmarks.tables import kernels_section, save_pictures
@@ -140,6 +141,7 @@ SECTIONS = {
         "compare": compare_section,
         "suites": suites_section,
         "lm_small": lm_small_section,
+        "fla_logits": fla_logits_section,
     },
     "docs/reliability.md": {
         "faults": faults_section,

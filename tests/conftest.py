@@ -11,12 +11,13 @@ import shutil
 import tempfile
 
 # Before JAX starts: on a CPU, tests are many small programs, run once each; most of their time
-# would go into LLVM's optimiser and into an MLIR context for every fusion. GPU tests run what users
-# run.
+# would go into LLVM's optimiser, into an MLIR context for every fusion and into cutting a program
+# up for threads that the other workers keep from running. GPU tests run what users run.
 if not os.path.exists("/dev/nvidiactl"):
     quick = (
         "--xla_backend_optimization_level=0",
         "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+        "--xla_cpu_parallel_codegen_split_count=1",
     )
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *quick]).strip()
 

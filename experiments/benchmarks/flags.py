@@ -76,7 +76,15 @@ def define_generate_benchmark_flags() -> None:
 
 def define_fla_logits_flags() -> None:
     """The flags of experiments.benchmarks.fla_logits."""
-    flags.DEFINE_list("kinds", None, "kinds of models to compare; all by default")
+    flags.DEFINE_list("workdir", [], "runs of ours to compare")
+    flags.DEFINE_list("folder", [], "models in FLA's format to compare")
+    kinds = "kinds of random models to compare; all of them without --workdir and --folder"
+    flags.DEFINE_list("kinds", None, kinds)
+    flags.DEFINE_string("data", None, "folder of prepare_data with held-out tokens; else random")
+    flags.DEFINE_integer("rows", 2, "sequences of tokens", lower_bound=1)
+    flags.DEFINE_integer("columns", 512, "tokens a sequence", lower_bound=1)
+    flags.DEFINE_string("record", "", "file to add rows to; empty records nothing")
+    flags.DEFINE_string("commit", "", "recorded commit where there is no git repository")
 
 
 def define_mixers_benchmark_flags() -> None:

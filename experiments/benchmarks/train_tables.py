@@ -110,11 +110,13 @@ def training_section() -> str:
     if not rows:
         return ""
     last = max(rows, key=lambda row: row["date"])
+    steps = sorted({row["steps"] for row in rows})
+    of = " to ".join(map(str, dict.fromkeys((steps[0], steps[-1]))))
     return "\n\n".join(
         [
             train_table(rows),
             f"{last['device']}, driver {last['driver']}, jax {last['jax']}, "
-            f"{last['date'][:10]}; medians of {last['steps']} to {rows[0]['steps']} steps.",
+            f"{last['date'][:10]}; medians of {of} steps.",
             f"![Tokens a second against length]({PICTURES}/train.png)",
         ]
     )

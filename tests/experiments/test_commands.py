@@ -10,7 +10,10 @@ import sys
 
 import pytest
 
+from deltanet_jax.train.loop import train
 from deltanet_jax.train.metrics import read_metrics
+from experiments.evaluate import evaluate_run
+from experiments.flags import run_config_from_flags
 
 SMALL = [
     "--num_steps=4",
@@ -21,6 +24,7 @@ SMALL = [
     "--num_layers=2",
 ]
 
+PRESET = "mqar/small-linear_attention"
 
 # What users have in their environment and must find nowhere else.
 SECRET = "canary-3f9a1c"
@@ -136,38 +140,50 @@ def test_compare_writes_table_picture_and_record(tmp_path):
     assert (tmp_path / "speedup.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_two_processes_of_two_devices_equal_one_process_of_four(tmp_path):
+def test_two_processes_of_two_devices_equal_one_process(tmp_path):
     """The same losses; the checkpoint is written once, and one process restores it."""
-    command = [sys.executable, "-W", "error", "-m", "experiments.main"]
-    command += ["--preset=mqar/small-linear_attention", "--mesh_fsdp=2", "--mesh_data=2", *SMALL]
-    command += ["--num_train_examples=16", "--num_eval_examples=8", "--log_every_steps=1"]
-    command += ["--mlp_hidden_size=0"]
-
-    def start(workdir, devices, *arguments):
-        environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-        return subprocess.Popen(
-            [*command, f"--workdir={workdir}", *arguments],
-            env=environment,
+    options = {
+        "num_steps": 4,
+        "warmup_steps": 1,
+        "batch_size": 8,
+        "eval_every_steps": 2,
+        "d_model": 16,
+        "num_layers": 2,
+        "mlp_hidden_size": 0,
+        "num_train_examples": 16,
+        "num_eval_examples": 8,
+        "log_every_steps": 1,
+        "mesh_fsdp": 2,
+        "mesh_data": 2,
+    }
+    command = [sys.executable, "-W", "error", "-m", "experiments.main", f"--preset={PRESET}"]
+    command += [f"--workdir={tmp_path / 'two'}", *(f"--{k}={v}" for k, v in options.items())]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [*command, f"--distributed={address},2,{i}"],
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    processes = [start(tmp_path / "two", 2, f"--distributed={address},2,{i}") for i in range(2)]
-    processes.append(start(tmp_path / "one", 4))
+        for i in range(2)
+    ]
     outputs = [process.communicate(timeout=300) for process in processes]
     for process, (_, error) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, error
     assert "loss" in outputs[0][0] and "loss" not in outputs[1][0]
 
+    one = run_config_from_flags({"preset": PRESET} | options | {"mesh_data": 4})  # of 8 devices
+    train(one.model, one.train, one.task.make(), tmp_path / "one")
+
     def losses(name):
         rows = read_metrics(tmp_path / name / "metrics.jsonl")
         return [{k: v for k, v in r.items() if not k.startswith("perf/")} for r in rows]
 
-    for two, one in zip(losses("two"), losses("one"), strict=True):
-        assert two == pytest.approx(one, rel=1e-5)
-    done = run("evaluate", f"--workdir={tmp_path / 'two'}")
-    assert json.loads(done.stdout)["loss"] == pytest.approx(losses("one")[-1]["eval/loss"])
+    for found, wanted in zip(losses("two"), losses("one"), strict=True):
+        assert found == pytest.approx(wanted, rel=1e-5)
+    result, _, _ = evaluate_run(tmp_path / "two")
+    assert result["loss"] == pytest.approx(losses("one")[-1]["eval/loss"])

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from deltanet_jax.fla.config import differences, model_config
 from deltanet_jax.fla.folder import Folder, read_config
@@ -31,6 +31,7 @@ from experiments.run_config import RunConfig, read_run_config
 from experiments.tasks.tokens.task import TokensConfig
 from tests.helpers import fla
 from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
+from tests.helpers.fla import write_folder as write
 from tests.helpers.models import small_config
 
 FLAGS = {
@@ -43,13 +44,6 @@ FLAGS = {
 
 
 NAMES = [n if n != "no_conv" else pytest.param(n, marks=pytest.mark.slow) for n in fla.CONFIGS]
-
-
-def write(folder, config, tensors):
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(tensors, folder / "model.safetensors")
-    return folder
 
 
 def tensors_of(folder):
@@ -230,15 +224,13 @@ def test_the_commands(tmp_path):
 
 @pytest.mark.gpu
 def test_logits_are_those_of_fla_on_a_gpu():
-    """A model of 24 layers that FLA made, in bfloat16; FLA's warnings are its own."""
+    """Models of 24 layers that FLA made; the command has the bounds. FLA's warnings are its own."""
     pytest.importorskip("fla", exc_type=ImportError)
     command = [sys.executable, "-m", "experiments.benchmarks.fla_logits"]
     done = subprocess.run([*command, "--kinds=delta_net,gated_deltanet"], capture_output=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
     assert len(rows) == 2, done.stderr.decode()
-    for row in rows:
-        assert row["ours_to_fla"] <= BOUNDS["bfloat16"] and not row["changed_tensors"], row
-    assert done.returncode == 0
+    assert done.returncode == 0, rows
 
 
 def refused(folder, config, tensors, message, flags=FLAGS):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small main table: figures against whole logits, the driver, the report."""
 
+import dataclasses
 import json
 import math
 import types
@@ -22,6 +23,7 @@ from experiments.text.sources import find_sources
 from experiments.text.tokenizers import load_tokenizer
 
 MODEL = "transformer_pp"  # compiles fastest
+BATCH_TOKENS = 256  # of requests; rows that nothing was asked of are computed too
 WIKITEXT = " \n = A = \n \n Alpha , beta . \n " + "gamma " * 12 + "\n = B = \n delta \n"
 
 
@@ -29,7 +31,8 @@ def run(folder, models=(MODEL,), *, deadline=None, stop=None, reduced=True):
     stop = stop or Stop()
     runs = configs(list(models), str(folder / "data"), reduced)
     pages, tokenizer = wikitext_from_flags(str(folder / "wiki.test.raw"), "bytes")
-    held_out = HeldOut(pages, tokenizer, tasks_from_flags(flag_values(folder)))
+    tasks = dataclasses.replace(tasks_from_flags(flag_values(folder)), batch_tokens=BATCH_TOKENS)
+    held_out = HeldOut(pages, tokenizer, tasks)
     places = folder / "runs", folder / "out"
     return run_models(runs, *places, held_out, deadline or Deadline(0, stop), stop)
 
@@ -113,7 +116,7 @@ def test_figures_are_those_of_whole_logits(done):
 
 def test_tasks_are_those_of_evaluate(done):
     kept = json.loads((done / "out" / MODEL / "offline.json").read_text())
-    options = TaskOptions(("lambada",), "bytes", str(done))
+    options = TaskOptions(("lambada",), "bytes", str(done), batch_tokens=BATCH_TOKENS)
     again = evaluate_tasks(done / "runs" / MODEL, options)
     assert kept["tasks"] == again["tasks"]
     assert kept["tasks"]["lambada"]["documents"] == 4

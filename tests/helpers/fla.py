@@ -5,8 +5,11 @@
 Independent of the library; configs are plain dicts as in config.json.
 """
 
+import json
+
 import ml_dtypes
 import numpy as np
+from safetensors.numpy import save_file
 
 SMALL = {"vocab_size": 23, "hidden_size": 16, "intermediate_size": 24, "norm_eps": 1e-5}
 ATTENTION = {"num_heads": 4, "num_kv_heads": 2, "window_size": 5, "rope_theta": 100.0}
@@ -102,6 +105,14 @@ def random_tensors(config, seed=0):
         kept = name.endswith(("A_log", "dt_bias", "o_norm.weight"))
         tensors[name] = rounded.astype(np.float32) if kept else rounded
     return tensors
+
+
+def write_folder(folder, config, tensors):
+    """A new folder in Hugging Face's format; returns it."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
 
 
 def rms_norm(x, weight, eps):

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators against their definitions in float64: outputs and the gradient of every argument."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +14,17 @@ from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
 LONG_SCAN = {"xla_backend_extra_options": ""}
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=LONG_SCAN)
-def outputs_and_gradients(function, args, cotangents, segment_ids):
+def _outputs_and_gradients(function, args, cotangents, segment_ids):
     """Of function(*args, segment_ids): what it returns, then the gradients of `args`."""
     out, vjp = jax.vjp(lambda *args: tuple(function(*args, segment_ids)), *args)
     return (*out, *vjp(cotangents))
+
+
+# Of chunkwise forms, and of recurrences over many tokens.
+outputs_and_gradients = jax.jit(_outputs_and_gradients, static_argnums=0)
+outputs_and_gradients_of_recurrence = jax.jit(
+    _outputs_and_gradients, static_argnums=0, compiler_options=LONG_SCAN
+)
 
 
 def check_operator(fast, definition, names, args, segment_ids=None):
@@ -37,7 +41,7 @@ def check_operator(fast, definition, names, args, segment_ids=None):
     )
     got = outputs_and_gradients(fast, args, cotangents, segment_ids)
     args, cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (args, cotangents))
-    wanted = outputs_and_gradients(definition, args, cotangents, segment_ids)
+    wanted = outputs_and_gradients_of_recurrence(definition, args, cotangents, segment_ids)
     labels = ("output", "final_state", *(f"d{name}" for name in names))
     for label, a, b in zip(labels, got, wanted, strict=True):
         assert_close(label, a, b, BOUNDS[v.dtype.name])

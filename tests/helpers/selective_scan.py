@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tests.helpers.compare import BOUNDS, assert_close
-from tests.helpers.operators import outputs_and_gradients
+from tests.helpers.operators import outputs_and_gradients, outputs_and_gradients_of_recurrence
 
 LABELS = ("y", "state", "dx", "ddt", "da", "db", "dc", "dinitial_state")
 
@@ -46,7 +46,7 @@ def check_scan(fast, args, ids=None):
     cotangents = (jnp.cos(args[0]), jnp.cos(args[-1]))
     got = outputs_and_gradients(fast, args, cotangents, ids)
     wide, cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (args, cotangents))
-    wanted = outputs_and_gradients(recur, wide, cotangents, ids)
+    wanted = outputs_and_gradients_of_recurrence(recur, wide, cotangents, ids)
     for label, x, y in zip(LABELS, got, wanted, strict=True):
         assert_close(label, x, y, BOUNDS[dtype.name])
     for x, y in zip(got, (args[0], args[-1], *args), strict=True):

@@ -193,8 +193,9 @@ def test_the_loss_is_the_weighted_mean_of_cross_entropies():
     trainer = loop.Trainer(MODEL, CONFIG)
     weights = trainer.init().weights
     batch = {k: jnp.asarray(v) for k, v in next(iter(small_task().make().train_dataset(8))).items()}
-    sums = sum_losses(model_graph(MODEL), {"positions": 5}, weights, batch)
-    logits, _ = nnx.merge(model_graph(MODEL), weights)(batch["inputs"])
+    graph = model_graph(MODEL)
+    sums = jax.jit(lambda *args: sum_losses(graph, {"positions": 5}, *args))(weights, batch)
+    logits, _ = jax.jit(lambda w, x: nnx.merge(graph, w)(x))(weights, batch["inputs"])
     log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
     rows, places = np.arange(8)[:, None], np.asarray(batch["positions"])
     wanted = -log_p[rows, places, np.asarray(batch["targets"])]

@@ -30,42 +30,54 @@ def whole(features, kernel, targets, weights):
     return jnp.sum(losses * weights), jnp.sum((jnp.argmax(logits, -1) == targets) * weights)
 
 
+def gradients(sums, inputs):
+    """The mean's value, gradients of features and kernel, and what counts right; compiled."""
+    *arrays, targets, weights = inputs
+
+    def mean(features, kernel):
+        loss, correct = sums(features, kernel, targets, weights)
+        return loss / jnp.sum(weights), correct
+
+    return jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))(*arrays)
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    return gradients(whole, make_inputs(length=14))
+
+
 @pytest.mark.parametrize(("positions", "pieces"), [(1, 1), (5, 1), (100, 1), (3, 2)])
-def test_values_and_gradients(positions, pieces):
-    features, kernel, targets, weights = make_inputs(length=14)
+def test_values_and_gradients(wanted, positions, pieces):
+    features, kernel, targets, weights = inputs = make_inputs(length=14)
     sizes = {"positions": positions, "pieces": pieces}
-
-    def gradients(sums):
-        def mean(features, kernel):
-            loss, correct = sums(features, kernel, targets, weights)
-            return loss / jnp.sum(weights), correct
-
-        return jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))(features, kernel)
-
-    got = gradients(lambda *args: cross_entropy_sums(*args, **sizes))
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(gradients(whole)), strict=True):
+    got = gradients(lambda *args: cross_entropy_sums(*args, **sizes), inputs)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7)
-    undifferentiated = cross_entropy_sums(features, kernel, targets, weights, **sizes)
+    undifferentiated, (*sums, predictions), losses = jax.jit(
+        lambda *args: (
+            cross_entropy_sums(*args, **sizes),
+            cross_entropy_sums_and_predictions(*args, **sizes),
+            cross_entropies(*args, **sizes),
+        )
+    )(*inputs)
     np.testing.assert_allclose(undifferentiated[0] / weights.sum(), got[0][0], rtol=1e-6)
-    *sums, predictions = cross_entropy_sums_and_predictions(
-        features, kernel, targets, weights, **sizes
-    )
     assert sums == list(undifferentiated)
     assert (predictions == jnp.argmax(features @ kernel, axis=-1)).all()
-    losses = cross_entropies(features, kernel, targets, weights, **sizes)
-    wanted = optax.softmax_cross_entropy_with_integer_labels(features @ kernel, targets)
-    np.testing.assert_allclose(losses, wanted, rtol=1e-5, atol=1e-6)
+    each = optax.softmax_cross_entropy_with_integer_labels(features @ kernel, targets)
+    np.testing.assert_allclose(losses, each, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_features_are_summed_in_float32():
     """1,100 equal terms: sums kept in bfloat16 would stop growing at 256."""
     features, kernel, targets, _ = make_inputs(jnp.bfloat16, batch=100)
     weights = jnp.ones(targets.shape)
-    run = jax.value_and_grad(
-        lambda kernel, sums: sums(features, kernel, targets, weights)[0], argnums=0
-    )
-    loss, gradient = run(kernel, lambda *args: cross_entropy_sums(*args, positions=2))
-    wanted, wanted_gradient = run(kernel, whole)
+
+    def run(sums):
+        loss = jax.value_and_grad(lambda kernel: sums(features, kernel, targets, weights)[0])
+        return jax.jit(loss)(kernel)
+
+    loss, gradient = run(lambda *args: cross_entropy_sums(*args, positions=2))
+    wanted, wanted_gradient = run(whole)
     assert abs(loss - wanted) < 5e-3 * wanted
     assert gradient.dtype == kernel.dtype
     error = jnp.linalg.norm(gradient - wanted_gradient) / jnp.linalg.norm(wanted_gradient)

@@ -17,9 +17,6 @@ from tests.helpers.operators import LONG_SCAN, random_segments
 NAMES = ("output", "final_state", "dq", "dk", "dv", "dbeta", "dinitial_state")
 
 
-@functools.partial(
-    jax.jit, static_argnames=("chunk_size", "implementation"), compiler_options=LONG_SCAN
-)
 def outputs_and_gradients(args, cotangents, segment_ids, *, chunk_size=64, implementation):
     """All of NAMES; `args` are q, k, v, beta, initial_state."""
 
@@ -36,6 +33,16 @@ def outputs_and_gradients(args, cotangents, segment_ids, *, chunk_size=64, imple
     return dict(zip(NAMES, (*out, *vjp(cotangents)), strict=True))
 
 
+STATIC = ("chunk_size", "implementation")
+in_chunks = functools.partial(
+    jax.jit(outputs_and_gradients, static_argnames=STATIC), implementation="xla"
+)
+by_definition = functools.partial(
+    jax.jit(outputs_and_gradients, static_argnames=STATIC, compiler_options=LONG_SCAN),
+    implementation="reference",
+)
+
+
 def check(args, *, segment_ids=None, chunk_size=64, bound=None):
     """Compares "xla" on `args` with the definition on the same numbers in float64."""
     batch, _, heads, k_dim = args[0].shape
@@ -48,13 +55,9 @@ def check(args, *, segment_ids=None, chunk_size=64, bound=None):
         jax.random.normal(keys[1], args[2].shape, jnp.float32).astype(dtype),
         jax.random.normal(keys[2], state_shape, state_dtype),
     )
-    got = outputs_and_gradients(
-        args, cotangents, segment_ids, chunk_size=chunk_size, implementation="xla"
-    )
+    got = in_chunks(args, cotangents, segment_ids, chunk_size=chunk_size)
     wide_args, wide_cotangents = jax.tree.map(lambda x: x.astype(jnp.float64), (args, cotangents))
-    wanted = outputs_and_gradients(
-        wide_args, wide_cotangents, segment_ids, implementation="reference"
-    )
+    wanted = by_definition(wide_args, wide_cotangents, segment_ids)
     for name in NAMES:
         assert_close(name, got[name], wanted[name], bound or BOUNDS[dtype.name])
     return got
