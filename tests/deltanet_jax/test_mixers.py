@@ -10,12 +10,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from deltanet_jax.mixers import attention
 from deltanet_jax.mixers.base import Context
 from deltanet_jax.mixers.registry import MIXERS as REGISTRY
 from deltanet_jax.mixers.registry import make_mixer
 from deltanet_jax.sharding import MESH_AXES, path_name, weight_spec
-from pallas_kernels._common import dispatch
 from tests.helpers.compare import BOUNDS, assert_close
 from tests.helpers.definitions import DEFINITIONS
 from tests.helpers.models import MIXERS
@@ -176,12 +174,3 @@ def test_negative_eigenvalues_double_beta():
     config = MIXERS["delta_net"].replace(allow_neg_eigval=True)
     doubled = make_mixer(config, CONTEXT, rngs=nnx.Rngs(0)).beta(inputs())
     assert (doubled == 2 * build("delta_net").mixer.beta(inputs())).all()
-
-
-@pytest.mark.parametrize(("length", "chosen"), [(128, "cudnn"), (127, "xla")])
-def test_attention_on_gpus_is_what_jax_can_differentiate(monkeypatch, length, chosen):
-    """JAX refuses cuDNN's gradients at odd lengths, as MAD's inputs have."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    q = jax.ShapeDtypeStruct((2, length, 4, 16), jnp.bfloat16)
-    found = dispatch.choose("test", attention.IMPLEMENTATIONS, None, q, masked=False)
-    assert found.name == chosen
