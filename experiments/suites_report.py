@@ -284,6 +284,7 @@ def _with_departures(record: Record) -> Record:
         f"{model.num_layers} layers": model.num_layers != 2,
         "LayerNorm": model.norm == "layer",
         "x + norm(x) after mixers": model.identity_mlp,
+        f"initial weights of {model.init_std:g}": model.init_std != 0.02,
         "no SiLU": getattr(mixer, "qk_activation", "silu") == "identity",
     }
     names = ", ".join(name for name, so in told.items() if so)

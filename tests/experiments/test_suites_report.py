@@ -109,7 +109,8 @@ def test_more_seeds_count_before_a_better_score_and_departures_are_named(tmp_pat
     record(tmp_path / "d", "mqar/t512-d64", [0.5])
     path = tmp_path / "d" / "config.json"
     header = json.loads(path.read_text())
-    header["run"]["model"] |= {"num_layers": 4, "norm": "layer", "identity_mlp": True}
+    departures = {"num_layers": 4, "norm": "layer", "identity_mlp": True, "init_std": 0.1}
+    header["run"]["model"] |= departures
     header["run"]["train"]["num_steps"] = 25_000
     header["run"]["train"]["optimizer"]["warmup_steps"] = 2000
     path.write_text(json.dumps(header))
@@ -117,7 +118,8 @@ def test_more_seeds_count_before_a_better_score_and_departures_are_named(tmp_pat
     (tmp_path / "d" / "runs.jsonl").write_text(rows)
     text = suites_section(tmp_path)
     assert "| DeltaNet | 80.0 / 100.0 |" in text
-    other = "DeltaNet (with 4 layers, LayerNorm, x + norm(x) after mixers)"
+    names = "4 layers, LayerNorm, x + norm(x) after mixers, initial weights of 0.1"
+    other = f"DeltaNet (with {names})"
     assert f"| {other} | 50.0 / 100.0 |" in text
     assert f"protocol has none of: 2,000 ({other} at 64)." in text
     assert f"{other}: 25,000 of the protocol's 50,000 steps" in text
