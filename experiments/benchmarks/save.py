@@ -30,7 +30,7 @@ from experiments.benchmarks.records import machine
 from experiments.faults.damage import Position, make_state
 from experiments.logs import quiet_logs
 
-ORBAX_EVERY = 3  # it compresses, which takes many times as long
+ORBAX_EVERY = 5  # it compresses, which takes many times as long
 QUIET_SECONDS = 0.25
 QUIET_CORES = 0.1  # in use by others
 
@@ -182,12 +182,11 @@ def main(argv: list[str]) -> None:
     record = {"rows": [], "machine": machine(values.commit)}
     with tempfile.TemporaryDirectory(prefix="deltanet-jax-save-", dir=values.scratch_dir) as folder:
         for megabytes in map(int, values.megabytes):
-            record["rows"].append(
-                measure(Path(folder), megabytes, values.saves, values.wait_seconds)
-            )
-            print(table(record["rows"][-1:]), flush=True)
-    if values.record:
-        write_atomically(Path(values.record), json.dumps(record, indent=1) + "\n")
+            row = measure(Path(folder), megabytes, values.saves, values.wait_seconds)
+            record["rows"].append(row)
+            print(table([row]), flush=True)
+            if values.record:
+                write_atomically(Path(values.record), json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
