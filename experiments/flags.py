@@ -279,7 +279,7 @@ def define_faults_flags() -> None:
     flags.DEFINE_integer("kills", 100, "runs killed at random moments", 1)
     flags.DEFINE_integer("others", 25, "signals, full disks, ... each; a quarter of slow kinds", 1)
     flags.DEFINE_integer("flips", 200, "bits flipped", lower_bound=1)
-    flags.DEFINE_integer("files", 10_000, "hostile files read; a tenth as many calls", 1)
+    flags.DEFINE_integer("files", 10_000, "hostile files read; a tenth as many calls, configs", 1)
     flags.DEFINE_integer("at_once", 2, "kinds of faults that are caused side by side", 1)
     flags.DEFINE_integer("seed", 0, "of moments, bits and files", lower_bound=0)
     flags.DEFINE_string("record_dir", "", "folder of record.json; empty records nothing")
