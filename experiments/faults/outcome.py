@@ -19,7 +19,7 @@ class Outcome:
         caused: how often.
         lost: how often what is promised did not hold.
         problems: a line for each loss.
-        figures: other numbers found on the way, the larger the worse.
+        figures: other numbers found on the way; of several parts, the largest.
         seconds: that it took.
     """
 
