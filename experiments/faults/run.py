@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from deltanet_jax.train.files import make_directory, write_atomically
-from experiments.faults import arguments, bombs, configs, damage, hostile, processes
+from experiments.faults import arguments, bombs, configs, damage, hostile, processes, saves
 from experiments.faults.outcome import Outcome, parts
 from experiments.faults.runs import Runs, find_secrets
 from experiments.flags import define_faults_flags
@@ -40,7 +40,7 @@ Fault = Callable[[], Outcome]
 
 def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | list[Fault]]:
     """What causes each kind of fault, by the name that --faults takes; some in several parts."""
-    bits, shards, moments = np.random.default_rng(values.seed).spawn(3)
+    bits, shards, moments, kept = np.random.default_rng(values.seed).spawn(4)
     make_runs, lock = functools.cache(lambda: Runs(scratch, moments)), threading.Lock()
 
     def runs() -> Runs:
@@ -63,6 +63,7 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | li
         "hostile": lambda: hostile.hostile_files(scratch, values.seed, values.files),
         "arguments": lambda: arguments.hostile_arguments(values.seed, calls),
         "configs": lambda: configs.hostile_configs(values.seed, calls),
+        "keep": lambda: saves.keep_policy(scratch, kept, some),
         "bombs": lambda: bombs.bombs(scratch),
         "alone": lambda: processes.alone(runs(), few),
         "kill": [
@@ -72,6 +73,7 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | li
         "kill_in_commit": lambda: processes.kill_in_commit(runs(), some),
         "terminate": lambda: processes.terminate(runs(), some),
         "full_disk": lambda: processes.full_disk(runs(), some),
+        "full_for_a_while": lambda: processes.full_for_a_while(runs(), few),
         "two_processes": lambda: processes.two_processes(runs(), few),
         "kill_one_of_two": lambda: processes.kill_one_of_two(runs(), max(1, few // 3)),
         "hang": lambda: processes.hang(runs(), few),
