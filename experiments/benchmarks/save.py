@@ -73,6 +73,8 @@ WAYS = {
     "late": late,
     "orbax": as_orbax_does,
 }
+COMPARED = ("hashed", "plain", "late")
+FEWEST = 5  # saves that a median is taken of
 
 
 def _machine_cores() -> float:
@@ -138,36 +140,39 @@ def measure(scratch: Path, megabytes: int, saves: int, wait_seconds: float = 0.0
     }
 
 
-def medians(row: dict) -> dict[str, dict[str, float]]:
-    """Of a row's times, by way."""
-    return {
-        way: {key: float(np.median([t[key] for t in times])) for key in times[0]}
+def counted(row: dict) -> dict[str, list[dict[str, float]]]:
+    """Of a row's times by way, those of quiet cores; all, if there are too few."""
+    quiet = {
+        way: [t for t in times if t["others"] <= QUIET_CORES * t["seconds"]]
         for way, times in row["times"].items()
     }
-
-
-def added(row: dict, baseline: str = "plain") -> float:
-    """By what part hashes lengthen a save: the median over pairs made one after the other."""
-    pairs = zip(row["times"]["hashed"], row["times"][baseline], strict=True)
-    return float(np.median([ours["seconds"] / other["seconds"] for ours, other in pairs])) - 1
+    enough = all(len(quiet[way]) >= min(FEWEST, len(row["times"][way])) for way in COMPARED)
+    return {
+        way: quiet[way] if enough and quiet[way] else times for way, times in row["times"].items()
+    }
 
 
 def table(rows: list[dict]) -> str:
     """Markdown: medians, and by how much hashes lengthen a save."""
     lines = [
-        "| megabytes | a save, s | without hashes | hashes add | nothing done early | over that "
-        "| as Orbax saves by default | core-seconds | without hashes | by default | of others "
-        "| a step waits, s | verified, GB/s |",
-        "|" + "---|" * 13,
+        "| megabytes | saves | a save, s | without hashes | hashes add | nothing done early "
+        "| over that | as Orbax saves by default | core-seconds | without hashes | by default "
+        "| of others | a step waits, s | verified, GB/s |",
+        "|" + "---|" * 14,
     ]
     for row in rows:
-        found = medians(row)
-        hashed, plain, late, orbax = (found[way] for way in WAYS)
+        times = counted(row)
+        hashed, plain, late, orbax = (
+            {key: float(np.median([t[key] for t in times[way]])) for key in times[way][0]}
+            for way in WAYS
+        )
         speed = row["megabytes"] * 2**20 / 1e9 / float(np.median(row["verify_seconds"]))
         lines.append(
-            f"| {row['megabytes']} | {hashed['seconds']:.2f} | {plain['seconds']:.2f} "
-            f"| {added(row):+.0%} | {late['seconds']:.2f} | {added(row, 'late'):+.0%} "
-            f"| {orbax['seconds']:.2f} | {hashed['cores']:.2f} | {plain['cores']:.2f} "
+            f"| {row['megabytes']} | {len(times['hashed'])} "
+            f"| {hashed['seconds']:.2f} | {plain['seconds']:.2f} "
+            f"| {hashed['seconds'] / plain['seconds'] - 1:+.0%} | {late['seconds']:.2f} "
+            f"| {hashed['seconds'] / late['seconds'] - 1:+.0%} | {orbax['seconds']:.2f} "
+            f"| {hashed['cores']:.2f} | {plain['cores']:.2f} "
             f"| {orbax['cores']:.2f} | {hashed['others']:.2f} "
             f"| {hashed['waits']:.2f} | {speed:.2f} |"
         )
