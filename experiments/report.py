@@ -114,13 +114,14 @@ def faults_section() -> str:
 
 def _faults_table(faults: list[dict]) -> str:
     lines = ["| fault | caused | survived | lost |", "|---|---|---|---|"]
-    figures = []
+    largest: dict[str, float] = {}
     for fault in faults:
         survived = fault["caused"] - fault["lost"]
         lines.append(f"| {fault['name']} | {fault['caused']} | {survived} | {fault['lost']} |")
         for name, value in fault["figures"].items():
-            figures.append(f"{name.replace('_', ' ')} {value:.3g}")
-    return "\n".join([*lines, *(["", "; ".join(figures) + "."] if figures else [])])
+            largest[name] = max(value, largest.get(name, value))
+    figures = "; ".join(f"{name.replace('_', ' ')} {x:.3g}" for name, x in largest.items())
+    return "\n".join([*lines, *(["", f"{figures}."] if figures else [])])
 
 
 def saves_section() -> str:
