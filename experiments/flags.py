@@ -15,7 +15,7 @@ from absl import flags
 from deltanet_jax.mixers.base import MixerConfig
 from deltanet_jax.mixers.registry import MIXERS
 from deltanet_jax.model import ModelConfig
-from deltanet_jax.train.config import TrainConfig
+from deltanet_jax.train.config import ON_SAVE_ERROR, TrainConfig
 from deltanet_jax.train.sweep import Member, grid
 from experiments.presets import PRESETS
 from experiments.run_config import RunConfig
@@ -186,6 +186,9 @@ def define_platform_flags() -> None:
     flags.DEFINE_list("profile_steps", None, "FIRST,LAST steps to trace, into WORKDIR/profile")
     flags.DEFINE_string("wandb_project", None, "also log to this Weights & Biases project")
     flags.DEFINE_float("hang_seconds", 1800.0, "end a run that stands still; 0 never does", 0.0)
+    flags.DEFINE_enum(
+        "on_save_error", "fail", ON_SAVE_ERROR, "a save that fails: end, or try later"
+    )
     flags.DEFINE_bool("allow_data_change", False, "resume although the task gives other batches")
     flags.DEFINE_string(
         "distributed", None, 'several processes as one run: "auto" or HOST:PORT,PROCESSES,INDEX'
@@ -281,7 +284,7 @@ def define_faults_flags() -> None:
     flags.DEFINE_integer("kills", 100, "runs killed at random moments", 1)
     flags.DEFINE_integer("others", 25, "signals, full disks, ... each; a quarter of slow kinds", 1)
     flags.DEFINE_integer("flips", 200, "bits flipped", lower_bound=1)
-    flags.DEFINE_integer("files", 10_000, "hostile files read; a tenth as many calls", 1)
+    flags.DEFINE_integer("files", 10_000, "hostile files read; a tenth as many calls, configs", 1)
     flags.DEFINE_integer("at_once", 2, "kinds of faults that are caused side by side", 1)
     flags.DEFINE_integer("seed", 0, "of moments, bits and files", lower_bound=0)
     flags.DEFINE_string("record_dir", "", "folder of record.json; empty records nothing")

@@ -87,6 +87,7 @@ def main(argv: list[str]) -> None:
                     wandb_project=values.wandb_project,
                     stop=stop,
                     hang_seconds=values.hang_seconds,
+                    on_save_error=values.on_save_error,
                     allow_data_change=values.allow_data_change,
                 )
     except ValueError as error:

@@ -13,7 +13,12 @@ logger = logging.getLogger("experiments")
 
 # Asked for by --deterministic: the same program gives the same bits in every process. XLA then
 # takes no algorithm that adds in an order of its own and times none to choose by speed.
-DETERMINISTIC = ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")
+DETERMINISTIC = (
+    "--xla_gpu_deterministic_ops=true",
+    "--xla_gpu_autotune_level=0",
+    # Untuned, XLA's own products have tiles of 16 x 8: cuBLAS chooses by size, always the same.
+    "--xla_gpu_enable_triton_gemm=false",
+)
 
 
 def configure(*, deterministic: bool, compilation_cache_dir: str) -> None:

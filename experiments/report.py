@@ -101,17 +101,28 @@ def compare_section() -> str:
 
 
 def faults_section() -> str:
-    """Faults caused on purpose, and what was lost."""
-    record = _read("faults", "record.json")
+    """Faults caused on purpose, and what was lost, as of the last time that each was caused."""
+    records = [json.loads(path.read_text()) for path in (RESULTS / "faults").rglob("record.json")]
+    records.sort(key=lambda record: record["machine"]["date"], reverse=True)
+    sections, known = [], set()
+    for record in records:
+        faults = [f for f in record["faults"] if f["caused"] and f["name"] not in known]
+        known |= {fault["name"] for fault in faults}
+        if faults:
+            sections.append(_faults_table(faults) + "\n\n" + _machine(record["machine"]))
+    return "\n\n".join(sections)
+
+
+def _faults_table(faults: list[dict]) -> str:
     lines = ["| fault | caused | survived | lost |", "|---|---|---|---|"]
-    figures = []
-    for fault in record["faults"]:
-        if fault["caused"]:
-            survived = fault["caused"] - fault["lost"]
-            lines.append(f"| {fault['name']} | {fault['caused']} | {survived} | {fault['lost']} |")
+    largest: dict[str, float] = {}
+    for fault in faults:
+        survived = fault["caused"] - fault["lost"]
+        lines.append(f"| {fault['name']} | {fault['caused']} | {survived} | {fault['lost']} |")
         for name, value in fault["figures"].items():
-            figures.append(f"{name.replace('_', ' ')} {value:.3g}")
-    return "\n".join([*lines, "", "; ".join(figures) + ".", "", _machine(record["machine"])])
+            largest[name] = max(value, largest.get(name, value))
+    figures = "; ".join(f"{name.replace('_', ' ')} {x:.3g}" for name, x in largest.items())
+    return "\n".join([*lines, *(["", f"{figures}."] if figures else [])])
 
 
 def saves_section() -> str:

@@ -134,7 +134,9 @@ def test_links_in_the_documents_lead_somewhere():
             assert (path.parent / link).exists(), f"{path}: {link}"
 
 
-FAULTS = set(make_faults(Path(), types.SimpleNamespace(seed=0, kills=1, others=1, at_once=1)))
+FAULTS = set(
+    make_faults(Path(), types.SimpleNamespace(seed=0, kills=1, others=1, at_once=1, files=1))
+)
 
 
 def test_every_fault_is_shown_by_tests_and_kinds_of_faults_that_exist():

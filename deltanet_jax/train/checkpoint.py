@@ -7,6 +7,7 @@ checks every byte first. What an interrupted save left behind is removed at the 
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 import os
@@ -52,7 +53,7 @@ class Checkpoints:
     """The checkpoints of one run; use as a context manager.
 
     Attributes:
-        saved_step: the newest step that was restored or handed to `save`, or None.
+        saved_step: the newest step that was restored or handed to `save`, None after a failed one.
     """
 
     def __init__(
@@ -72,11 +73,10 @@ class Checkpoints:
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future | None = None
         self.saved_step: int | None = None
+        self._failed = False
         if keep and jax.process_index() == 0:
             make_directory(self._directory)
-            for path in self._directory.iterdir():
-                if LEFTOVER.match(path.name):
-                    shutil.rmtree(path)
+            self._remove_leftovers()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -86,6 +86,20 @@ class Checkpoints:
             self.wait()
         finally:
             self._pool.shutdown()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Removes what a failed save has left."""
+        if self._failed and jax.process_index() == 0:
+            # Orbax may be at it still; then later, or at the next start.
+            with contextlib.suppress(OSError):
+                self._remove_leftovers()
+                self._failed = False
+
+    def _remove_leftovers(self) -> None:
+        for path in self._directory.iterdir():
+            if LEFTOVER.match(path.name):
+                shutil.rmtree(path)
 
     @property
     def steps(self) -> list[int]:
@@ -156,6 +170,7 @@ class Checkpoints:
             CheckpointError: this save could not start, or the previous one failed.
         """
         self.wait()
+        self._make_room()
         folder = self._directory / f"{step}.saving"
         facts = self._facts | {"arrays": _arrays(state), "data_position": data.get_state()}
         try:
@@ -190,6 +205,7 @@ class Checkpoints:
             raise self._failure(step, error) from error
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
+        self._failed = True
         kept = self.steps
         newest = f"the newest one on disk is of step {kept[-1]}" if kept else "there is no other"
         # Orbax and TensorStore put whole traces into their messages.
@@ -205,7 +221,11 @@ class Checkpoints:
         """Blocks until nothing is being saved; raises CheckpointError if a save failed."""
         if self._saving is not None:
             saving, self._saving = self._saving, None
-            saving.result()
+            try:
+                saving.result()
+            except CheckpointError:
+                self.saved_step = None
+                raise
 
     def facts(self, step: int) -> dict:
         """The manifest of `step`, which `newest` has verified."""

@@ -7,6 +7,8 @@ import dataclasses
 from deltanet_jax.config import Config, check_at_least, check_one_of
 from deltanet_jax.sharding import MeshConfig
 
+ON_SAVE_ERROR = ("fail", "continue")  # what a run may do about a save that fails
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(Config):

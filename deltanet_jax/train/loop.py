@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import grain
@@ -21,7 +22,7 @@ from deltanet_jax import sharding
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train import replay
 from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints, with_shardings
-from deltanet_jax.train.config import TrainConfig
+from deltanet_jax.train.config import ON_SAVE_ERROR, TrainConfig
 from deltanet_jax.train.evaluate import evaluate, put_batch
 from deltanet_jax.train.files import (
     first_process,
@@ -124,6 +125,7 @@ def train(
     wandb_project: str | None = None,
     stop: Stop | None = None,
     hang_seconds: float = 0.0,
+    on_save_error: str = "fail",
     allow_data_change: bool = False,
 ) -> dict[str, float]:
     """Trains to `config.num_steps`, resuming from the newest intact checkpoint in `workdir`.
@@ -143,6 +145,8 @@ def train(
             in the same place.
         stop: asks the run to save and end.
         hang_seconds: end the process if it stands still for so long; 0 is never.
+        on_save_error: "fail", or "continue": log what went wrong and try again when the next save
+            is due. The last save, and that of a run that is stopped, must succeed.
         allow_data_change: resume although the task gives other batches than before.
     Returns:
         The last evaluation: "loss", "accuracy" and the task's own figures.
@@ -154,6 +158,8 @@ def train(
             them is kept in `workdir`/replay, by `deltanet_jax.train.replay`.
         CheckpointError: a checkpoint could not be written.
     """
+    if on_save_error not in ON_SAVE_ERROR:
+        raise ValueError(f"on_save_error: wanted one of {ON_SAVE_ERROR}, got {on_save_error!r}")
     if task.vocab_size != model_config.vocab_size:
         raise ValueError(
             f"vocab_size: wanted the task's {task.vocab_size}, got {model_config.vocab_size}"
@@ -207,6 +213,7 @@ def train(
             profiler,
             stop,
             watchdog,
+            on_save_error,
         )
         try:
             return run.to_the_end(step, state)
@@ -229,6 +236,7 @@ class _Run:
     profiler: Profiler
     stop: Stop
     watchdog: Watchdog
+    on_save_error: str
     state: TrainState | None = None
 
     def to_the_end(self, step: int, state: TrainState) -> dict[str, float]:
@@ -252,10 +260,14 @@ class _Run:
             # Read one step late, so the device always has the next step to work on.
             reader.push(step, metrics, batch)
             self.watchdog.touch()
-            self.checkpoints.check()
+            with self._failed_saves():
+                self.checkpoints.check()
             if step == config.num_steps or step % config.checkpoint_every_steps == 0:
                 reader.flush()  # what comes after too many skipped steps is never saved
-                self.checkpoints.save(step, self.state, self.data)
+                with self._failed_saves():
+                    self.checkpoints.wait()
+                with self._failed_saves(step == config.num_steps):
+                    self.checkpoints.save(step, self.state, self.data)
             if self._evaluation_due(step):
                 reader.flush()
                 self._log_evaluation(step)
@@ -265,6 +277,16 @@ class _Run:
         if begun < config.num_steps or not self.metrics_log.evaluated(step):
             self.metrics_log.write(step, named("eval", result))
         return result
+
+    @contextlib.contextmanager
+    def _failed_saves(self, needed: bool = False) -> Iterator[None]:
+        """Where saves may fail, if the run is to go on then and they are not `needed`."""
+        try:
+            yield
+        except CheckpointError as error:
+            if needed or self.on_save_error == "fail":
+                raise
+            logger.error("%s; going on", error)
 
     def _evaluation_due(self, step: int) -> bool:
         every = self.config.eval_every_steps

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from deltanet_jax.train.files import read_json, sync, write_atomically
+from deltanet_jax.train.files import read_json, start_sync, sync, write_atomically
 
 NAME = "manifest.json"
 # 2: a file's hash is that of its pieces' hashes, so that one large file keeps several threads
@@ -41,8 +41,8 @@ class Early:
     """Hashes files piece by piece while they are written; use as a context manager.
 
     For writers that only append, as TensorStore's do: what is below a file's size stays as it is.
-    Were that wrong, the hash would not be the file's and the checkpoint count as damaged. Most of
-    it is done while the kernel writes to the disk what the writer waits for.
+    Were that wrong, the hash would not be the file's and the checkpoint count as damaged. Each
+    piece is sent to the disk at once, so that disk, hashes and writer work side by side.
     """
 
     def __init__(self, directory: Path, prefix: str):
@@ -102,7 +102,9 @@ class Early:
             place = inode, start, count
             # A shorter piece is the last one of a file that has stopped growing.
             if place not in self._jobs and (whole or count == PIECE_BYTES[FORMAT_VERSION]):
-                self._jobs[place] = self._pool.submit(_digest, self._files[inode], start, count)
+                file = self._files[inode]
+                self._jobs[place] = self._pool.submit(_digest, file, start, count)
+                start_sync(file.fileno(), start, count)
 
 
 def _give_way() -> None:

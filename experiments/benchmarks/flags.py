@@ -102,7 +102,8 @@ def define_mixers_benchmark_flags() -> None:
 def define_save_benchmark_flags() -> None:
     """The flags of experiments.benchmarks.save."""
     flags.DEFINE_list("megabytes", ["64", "256", "1024"], "sizes of the state that is saved")
-    flags.DEFINE_integer("saves", 9, "timed saves of each, a third as many as Orbax saves", 1)
+    flags.DEFINE_integer("saves", 9, "timed saves of each, a fifth as many as Orbax saves", 1)
+    flags.DEFINE_float("wait_seconds", 0, "longest wait for quiet cores before each save", 0)
     flags.DEFINE_string("scratch_dir", None, "folder to save in; the system's for such by default")
     flags.DEFINE_string("record", "", "file of the record; empty records nothing")
     flags.DEFINE_string("commit", "", "recorded commit where there is no git repository")

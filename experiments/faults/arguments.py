@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from hypothesis import strategies as st
 
-from experiments.faults.outcome import Outcome
+from experiments.faults.fuzz import JSON, try_cases
+from experiments.faults.outcome import Outcome, parts
 from pallas_kernels import (
     delta_rule,
     gated_delta_rule,
@@ -20,8 +21,6 @@ from pallas_kernels import (
 )
 
 BATCH, LENGTH, HEADS, KEYS, VALUES = 2, 17, 2, 4, 6
-REFUSALS = (ValueError, TypeError)
-
 HEADED = {
     "q": (BATCH, LENGTH, HEADS, KEYS),
     "k": (BATCH, LENGTH, HEADS, KEYS),
@@ -61,81 +60,58 @@ OPERATORS: dict[Callable, tuple[dict[str, tuple[int, ...]], tuple[str, ...]]] = 
     ),
 }
 DTYPES = ("float32", "bfloat16", "float16", "int32", "bool", "complex64", "uint8", "float8_e4m3fn")
-VALUES_OF_OPTIONS = (
-    -1,
-    0,
-    3,
-    64,
-    64.0,
-    2**70,
-    1.5,
-    float("nan"),
-    True,
-    "",
-    "xla",
-    "cuda",
-    [],
-    {},
-    b"x",
-)
+NO_ARRAY = st.one_of(JSON, st.binary(max_size=3), st.sampled_from((64, 64.0, "xla", "cuda")))
 
 
-def _mutate(shape: tuple[int, ...], rng: np.random.Generator) -> object:
-    """An array's shape or dtype changed, or something that is no array."""
-    sizes, dtype = list(shape), "float32"
-    at = int(rng.integers(len(sizes)))
-    match int(rng.integers(7)):
-        case 0:
+@st.composite
+def _near(draw: st.DrawFn, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """An array of another rank, size or dtype."""
+    sizes, dtype, at = list(shape), "float32", draw(st.integers(0, len(shape) - 1))
+    match draw(st.sampled_from(("drop", "insert", "size", "dtype"))):
+        case "drop":
             del sizes[at]
-        case 1:
-            sizes.insert(at, int(rng.integers(3)))
-        case 2:
-            sizes[at] += int(rng.integers(1, 4))
-        case 3:
-            sizes[at] = int(rng.integers(2))
-        case 4 | 5:
-            dtype = DTYPES[int(rng.integers(len(DTYPES)))]
-        case 6:
-            return VALUES_OF_OPTIONS[int(rng.integers(len(VALUES_OF_OPTIONS)))]
+        case "insert":
+            sizes.insert(at, draw(st.integers(0, 2)))
+        case "size":
+            sizes[at] = draw(st.integers(0, sizes[at] + 3))
+        case "dtype":
+            dtype = draw(st.sampled_from(DTYPES))
     return jax.ShapeDtypeStruct(tuple(sizes), dtype)
 
 
-def _call(operator: Callable, args: dict[str, object]) -> None:
-    """Traces the operator, without computing anything."""
+@st.composite
+def _calls(draw: st.DrawFn, operator: Callable) -> dict[str, object]:
+    """Good arguments of an operator, but for one to three of them or of its options."""
+    shapes, options = OPERATORS[operator]
+    args: dict[str, object] = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
+    }
+    others = {"segment_ids": (BATCH, LENGTH), "initial_state": HEADED["initial_state"]}
+    names = [*shapes, *options, "segment_ids", *(["chunk_size"] * (operator != short_conv))]
+    for name in draw(st.lists(st.sampled_from(names), min_size=1, max_size=3)):
+        shape = shapes.get(name) or others.get(name)
+        args[name] = draw(NO_ARRAY if shape is None else _near(shape) | NO_ARRAY)
+    return args
+
+
+def _trace(operator: Callable, args: dict[str, object]) -> None:
+    """Calls the operator, without computing anything."""
     arrays = {k: v for k, v in args.items() if isinstance(v, jax.ShapeDtypeStruct)}
     rest = {k: v for k, v in args.items() if k not in arrays}
     jax.eval_shape(lambda arrays: operator(**arrays, **rest), arrays)
 
 
-def hostile_arguments(rng: np.random.Generator, count: int) -> Outcome:
-    """Every operator in turn, one to three arguments or options changed."""
+def hostile_arguments(seed: int, count: int) -> Outcome:
+    """`count` calls, of every operator as many."""
     outcome = Outcome("arguments of another shape, dtype or kind")
     taken = 0
-    for number in range(count):
-        operator, (shapes, options) = list(OPERATORS.items())[number % len(OPERATORS)]
-        args: dict[str, object] = {
-            name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
-        }
-        for _ in range(int(rng.integers(1, 4))):
-            names = [*shapes, *options, "segment_ids", *(["chunk_size"] * (operator != short_conv))]
-            name = names[int(rng.integers(len(names)))]
-            shape = shapes.get(name) or {
-                "segment_ids": (BATCH, LENGTH),
-                "initial_state": HEADED["initial_state"],
-            }.get(name)
-            if shape is None or rng.integers(4) == 0:
-                args[name] = VALUES_OF_OPTIONS[int(rng.integers(len(VALUES_OF_OPTIONS)))]
-            else:
-                args[name] = _mutate(shape, rng)
-        outcome.caused += 1
-        try:
-            _call(operator, args)
+    for operator, part in zip(OPERATORS, parts(count, len(OPERATORS)), strict=False):
+
+        def call(args: dict[str, object], operator=operator) -> None:
+            nonlocal taken
+            _trace(operator, args)
             taken += 1
-        except REFUSALS as error:
-            if not str(error).strip():
-                outcome.add_problem(f"{operator.__name__}: an error without a message: {args}")
-        except Exception as error:
-            what = f"{operator.__name__}: {type(error).__name__}: {error}"[:200]
-            outcome.add_problem(f"{what}: {args}"[:500])
-    outcome.figures = {"taken_as_good_arguments": float(taken)}
+
+        try_cases(outcome, operator.__name__, _calls(operator), part, seed, call)
+    outcome.figures["taken_as_good_arguments"] = float(taken)
     return outcome

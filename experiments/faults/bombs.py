@@ -19,8 +19,7 @@ from pathlib import Path
 from deltanet_jax.fla.folder import Folder
 from deltanet_jax.train import manifest
 from deltanet_jax.train.files import MAX_JSON_BYTES
-from experiments.faults.hostile import REFUSALS, SECONDS
-from experiments.faults.outcome import Outcome
+from experiments.faults.outcome import REFUSALS, SECONDS, Outcome
 from experiments.run_config import read_run_config
 from experiments.tasks.language_modeling.data import read_documents
 from experiments.text.documents import MAX_LINE_BYTES

@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 import lzma
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,56 +29,14 @@ from deltanet_jax.train.metrics import keep_rows
 from experiments.evaluation.scoring import Results
 from experiments.evaluation.tasks import read_questions
 from experiments.faults.damage import make_checkpoints
-from experiments.faults.outcome import Outcome
+from experiments.faults.fuzz import mutated, try_cases
+from experiments.faults.outcome import Outcome, parts
 from experiments.generate import read_prompts
 from experiments.presets import PRESETS
 from experiments.run_config import read_run_config
 from experiments.tasks.language_modeling.data import read_documents
 from experiments.text.shards import Ids, Index, Settings, Shard, Source, read_index
 from experiments.text.tokenizers import END_OF_TEXT, load_tokenizer, printable_bytes
-
-SECONDS = 2.0  # a reader that takes longer has failed
-REFUSALS = (ValueError, manifest.Damaged)
-
-# What a changed value of JSON may become.
-VALUES = (None, True, -1, 0, 2**70, 1e308, -1.5, "", "../../x", "\0", [], {}, [[]], {"kind": 3})
-
-
-def mutate(content: bytes, rng: np.random.Generator) -> bytes:
-    """`content` with a flipped bit, a cut, a doubled piece, random bytes, or deep nesting."""
-    at, other = sorted(int(i) for i in rng.integers(0, len(content) + 1, 2))
-    changed = bytearray(content)
-    match int(rng.integers(6)):
-        case 0:
-            changed[at % len(content)] ^= 1 << int(rng.integers(8))
-        case 1:
-            del changed[at:other]
-        case 2:
-            changed[at:at] = content[at:other]
-        case 3:
-            changed[at:other] = rng.bytes(int(rng.integers(1, 64)))
-        case 4:
-            changed[at:at] = b"[" * 100_000
-        case 5:
-            changed = bytearray(_change_json(content, rng))
-    return bytes(changed)
-
-
-def _change_json(content: bytes, rng: np.random.Generator) -> bytes:
-    """One value of the JSON text, at any depth, replaced; other content is cut short."""
-    try:
-        whole = json.loads(content)
-    except (ValueError, RecursionError):
-        return content[: len(content) // 3]
-    place = whole
-    while isinstance(place, dict | list) and place:
-        keys = list(place) if isinstance(place, dict) else range(len(place))
-        key = keys[int(rng.integers(len(keys)))]
-        if not isinstance(place[key], dict | list) or not place[key] or rng.integers(4) == 0:
-            place[key] = VALUES[int(rng.integers(len(VALUES)))]
-            break
-        place = place[key]
-    return json.dumps(whole).encode()
 
 
 def _readers(scratch: Path) -> dict[Path, Callable[[Path], object]]:
@@ -181,31 +138,17 @@ def _make_fla_model(folder: Path, max_shard_bytes: int) -> Path:
     return folder
 
 
-def hostile_files(scratch: Path, rng: np.random.Generator, count: int) -> Outcome:
-    """Every kind of file in turn, one to three mutations."""
+def hostile_files(scratch: Path, seed: int, count: int) -> Outcome:
+    """`count` files, of every kind as many, each a good one with a few changes."""
     outcome = Outcome("a hostile config, manifest, log, text, archive, token file or model")
-    readers = [(path, path.read_bytes(), read) for path, read in _readers(scratch).items()]
-    slowest = 0.0
-    for number in range(count):
-        path, good, read = readers[number % len(readers)]
-        content = good
-        for _ in range(int(rng.integers(1, 4))):
-            content = mutate(content, rng) if content else content
-        path.write_bytes(content)
-        began = time.perf_counter()
-        problem = None
-        try:
+    readers = list(_readers(scratch).items())
+    for (path, read), part in zip(readers, parts(count, len(readers)), strict=False):
+
+        def write_and_read(content: bytes, path=path, read=read) -> None:
+            path.write_bytes(content)
             read(path)
-        except REFUSALS as error:
-            if not str(error).strip():
-                problem = f"{path.name}: an error without a message: {error!r}"
-        except Exception as error:
-            problem = f"{path.name}: {type(error).__name__}: {error}"[:300]
-        seconds = time.perf_counter() - began
-        slowest = max(slowest, seconds)
-        if seconds > SECONDS:
-            problem = f"{path.name}: took {seconds:.1f} s"
-        outcome.caused += 1
-        outcome.add_problem(problem)
-    outcome.figures = {"slowest_seconds": slowest}
+
+        good = path.read_bytes()
+        try_cases(outcome, path.name, mutated(good), part, seed, write_and_read)
+        path.write_bytes(good)  # others read it too
     return outcome

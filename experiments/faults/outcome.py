@@ -4,6 +4,11 @@
 
 import dataclasses
 
+from deltanet_jax.train.manifest import Damaged
+
+SECONDS = 2.0  # of a core; what takes longer to be refused has failed
+REFUSALS = (ValueError, TypeError, Damaged)
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -14,7 +19,7 @@ class Outcome:
         caused: how often.
         lost: how often what is promised did not hold.
         problems: a line for each loss.
-        figures: other numbers found on the way, the larger the worse.
+        figures: other numbers found on the way; of several parts, the largest.
         seconds: that it took.
     """
 
@@ -42,3 +47,9 @@ class Outcome:
             {k: max(o.figures.get(k, 0.0) for o in (self, other)) for k in figures},
             max(self.seconds, other.seconds),
         )
+
+
+def parts(count: int, most: int) -> list[int]:
+    """`count` in at most so many parts of about the same size."""
+    most = min(count, most)
+    return [count // most + (i < count % most) for i in range(most)]

@@ -20,11 +20,12 @@ from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.stop import HUNG, INTERRUPTED, IO_ERROR, NOT_FINITE
 from experiments.faults.broken import KILLS
 from experiments.faults.outcome import Outcome
-from experiments.faults.runs import LONGEST, Process, Runs
+from experiments.faults.runs import LONGEST, Process, Runs, limit_files
 
 BROKEN = "experiments.faults.broken"
 # From a signal to the end of the process, or as long as a whole run takes on a machine so busy.
 EXIT_SECONDS = 10.0
+TOO_SMALL_BYTES = 40_000  # for a checkpoint's largest file; for all others of a run it is enough
 HANG_SECONDS = 20.0  # a busy machine may take some for a step, too
 
 
@@ -136,6 +137,29 @@ def full_disk(runs: Runs, count: int) -> Outcome:
         # Orbax logs traces of its own; the run's last word must be its own too.
         if code not in (1, IO_ERROR) or "\nerror: " not in said:
             problem = f"exit code {code}: {said[-500:]}"
+        outcome.add_problem(problem)
+    return outcome
+
+
+def full_for_a_while(runs: Runs, count: int) -> Outcome:
+    """Checkpoints do not fit for some twenty steps: each is said once, and the run goes on."""
+    outcome = Outcome("checkpoints that do not fit for twenty steps")
+    for _ in range(count):
+        workdir = runs.new_workdir()
+        rows = workdir / "metrics.jsonl"
+        process = runs.start(workdir, "--on_save_error=continue", limit_bytes=TOO_SMALL_BYTES)
+
+        def twenty_more(rows=rows) -> bool:
+            return rows.exists() and len(read_metrics(rows)) > 20
+
+        _wait_for([process], twenty_more)
+        limit_files(process.popen.pid)
+        code, said = process.end()
+        failed = re.findall(r"checkpoint of step (\d+) could not be saved: .*; going on", said)
+        outcome.caused += 1
+        problem = runs.unlike_the_whole(workdir)
+        if code or len(failed) < 2 or len(set(failed)) < len(failed):
+            problem = f"exit code {code}, failed saves {failed}: {said[-500:]}"
         outcome.add_problem(problem)
     return outcome
 

@@ -23,15 +23,15 @@ import numpy as np
 from absl import app, flags
 
 from deltanet_jax.train.files import make_directory, write_atomically
-from experiments.faults import arguments, bombs, damage, hostile, processes
-from experiments.faults.outcome import Outcome
+from experiments.faults import arguments, bombs, configs, damage, hostile, processes, saves
+from experiments.faults.outcome import Outcome, parts
 from experiments.faults.runs import Runs, find_secrets
 from experiments.flags import define_faults_flags
 from experiments.logs import quiet_logs
 from pallas_kernels._common.timing import machine_info
 
 # In this process, in which Orbax saves one thing at a time; others start processes, side by side.
-FIRST = ("flips", "cuts", "shards", "hostile", "arguments")
+FIRST = ("flips", "cuts", "shards", "hostile", "arguments", "configs")
 LAST = "secrets"  # what is looked for in all that the others left
 
 
@@ -40,7 +40,7 @@ Fault = Callable[[], Outcome]
 
 def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | list[Fault]]:
     """What causes each kind of fault, by the name that --faults takes; some in several parts."""
-    bits, shards, files, moments, given = np.random.default_rng(values.seed).spawn(5)
+    bits, shards, moments, kept = np.random.default_rng(values.seed).spawn(4)
     make_runs, lock = functools.cache(lambda: Runs(scratch, moments)), threading.Lock()
 
     def runs() -> Runs:
@@ -49,6 +49,7 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | li
 
     some = values.others
     few = max(1, some // 4)
+    calls = max(1, values.files // 10)
 
     def secrets() -> Outcome:
         """In anything that the processes of this command wrote or said."""
@@ -59,17 +60,20 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | li
         "flips": lambda: damage.flip_bits(scratch, bits, values.flips),
         "cuts": lambda: damage.cut_files(scratch),
         "shards": lambda: damage.flip_shards(scratch, shards, values.flips),
-        "hostile": lambda: hostile.hostile_files(scratch, files, values.files),
-        "arguments": lambda: arguments.hostile_arguments(given, max(1, values.files // 10)),
+        "hostile": lambda: hostile.hostile_files(scratch, values.seed, values.files),
+        "arguments": lambda: arguments.hostile_arguments(values.seed, calls),
+        "configs": lambda: configs.hostile_configs(values.seed, calls),
+        "keep": lambda: saves.keep_policy(scratch, kept, some),
         "bombs": lambda: bombs.bombs(scratch),
         "alone": lambda: processes.alone(runs(), few),
         "kill": [
             lambda part=part: processes.kill(runs(), part)
-            for part in _parts(values.kills, values.at_once)
+            for part in parts(values.kills, values.at_once)
         ],
         "kill_in_commit": lambda: processes.kill_in_commit(runs(), some),
         "terminate": lambda: processes.terminate(runs(), some),
         "full_disk": lambda: processes.full_disk(runs(), some),
+        "full_for_a_while": lambda: processes.full_for_a_while(runs(), few),
         "two_processes": lambda: processes.two_processes(runs(), few),
         "kill_one_of_two": lambda: processes.kill_one_of_two(runs(), max(1, few // 3)),
         "hang": lambda: processes.hang(runs(), few),
@@ -78,12 +82,6 @@ def make_faults(scratch: Path, values: flags.FlagValues) -> dict[str, Fault | li
         "second_run": lambda: processes.second_run(runs(), few),
         LAST: secrets,
     }
-
-
-def _parts(count: int, most: int) -> list[int]:
-    """`count` in at most so many parts of about the same size."""
-    most = min(count, most)
-    return [count // most + (i < count % most) for i in range(most)]
 
 
 def _cause(fault: Fault) -> Outcome:

@@ -82,6 +82,13 @@ class Process:
         return self.popen.returncode, self.said.read_text(errors="replace")
 
 
+def limit_files(process_id: int, limit_bytes: int | None = None) -> None:
+    """Lets no file of the process be larger; None is as large as this process may have them."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    limits = (most if limit_bytes is None else limit_bytes, most)
+    resource.prlimit(process_id, resource.RLIMIT_FSIZE, limits)
+
+
 class Runs:
     """Starts runs below a scratch folder; the unbroken one is made once.
 
@@ -140,7 +147,7 @@ class Runs:
                 stderr=subprocess.STDOUT,
             )
         if limit_bytes is not None:
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+            limit_files(process.pid, limit_bytes)
         return Process(process, writer, said)
 
     def start_pair(self, workdir: Path) -> list[Process]:

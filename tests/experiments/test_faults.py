@@ -12,7 +12,7 @@ import pytest
 from deltanet_jax.train import manifest
 from deltanet_jax.train.metrics import read_metrics
 from experiments.evaluation.scoring import Results
-from experiments.faults import arguments, damage, hostile, runs
+from experiments.faults import arguments, configs, damage, fuzz, hostile, runs
 from experiments.faults.outcome import Outcome
 from experiments.tasks.language_modeling.data import read_documents
 from experiments.text import documents, shards
@@ -20,25 +20,75 @@ from experiments.text.lines import read_json_lines
 
 
 def test_hostile_files_are_refused_with_a_message(tmp_path):
-    outcome = hostile.hostile_files(tmp_path, np.random.default_rng(0), 250)
+    outcome = hostile.hostile_files(tmp_path, 0, 250)
     assert (outcome.caused, outcome.problems) == (250, [])
 
 
 def test_a_reader_that_lets_other_errors_through_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(hostile, "keep_rows", lambda path, keep: {}[path])
-    outcome = hostile.hostile_files(tmp_path, np.random.default_rng(0), 190)
-    assert outcome.lost == 10 and all("metrics.jsonl: KeyError" in p for p in outcome.problems)
+    outcome = hostile.hostile_files(tmp_path, 0, 100)
+    assert outcome.lost == 1 and "metrics.jsonl: KeyError" in outcome.problems[0]
 
 
 def test_bad_arguments_are_refused_with_a_message_and_other_errors_counted(
     no_jaxtyping, monkeypatch
 ):
-    outcome = arguments.hostile_arguments(np.random.default_rng(0), 70)
+    outcome = arguments.hostile_arguments(0, 70)
     assert (outcome.caused, outcome.problems) == (70, [])
     assert outcome.figures["taken_as_good_arguments"] < 20
-    monkeypatch.setattr(arguments, "REFUSALS", TypeError)
-    outcome = arguments.hostile_arguments(np.random.default_rng(0), 21)
-    assert outcome.lost > 5 and all("ValueError" in p for p in outcome.problems)
+    monkeypatch.setattr(fuzz, "REFUSALS", TypeError)
+    outcome = arguments.hostile_arguments(0, 14)
+    assert outcome.lost > 2 and all("ValueError" in p for p in outcome.problems)
+
+
+def test_impossible_configs_are_refused_and_others_stay_the_same(monkeypatch):
+    outcome = configs.hostile_configs(0, 200)
+    assert (outcome.caused, outcome.problems) == (200, [])
+    assert 10 < outcome.figures["taken_as_good_configs"] < 190
+    read = configs.RunConfig.from_json
+
+    def forgetful(text):
+        config = read(text)
+        return config.replace(train=config.train.replace(seed=config.train.seed + 1))
+
+    def wordless(values):
+        raise ValueError("num_layers: not as wanted" if "d_model" in values else "no")
+
+    monkeypatch.setattr(configs.RunConfig, "from_json", forgetful)
+    monkeypatch.setattr(configs, "run_config_from_flags", wordless)
+    outcome = configs.hostile_configs(0, 20)
+    assert [p.split(":")[:2] for p in outcome.problems] == [
+        ["config.json", " AssertionError"],
+        ["flags", " AssertionError"],
+    ]
+
+
+def test_what_fails_is_told_of_at_its_smallest():
+    """Cases of a hundred and more, in one of two ways."""
+    outcome = fuzz.Outcome("")
+
+    def act(case):
+        if case >= 100:
+            raise KeyError(case) if case % 2 else IndexError(case)
+
+    fuzz.try_cases(outcome, "name", fuzz.st.integers(), 200, 0, act)
+    assert [p[:20] for p in sorted(outcome.problems)] == [
+        "name: IndexError: 10",
+        "name: KeyError: 101:",
+    ]
+    assert ["case=100" in min(outcome.problems), "case=101" in max(outcome.problems)] == [True] * 2
+    assert outcome.lost == 2 and outcome.caused > 2
+
+
+def test_a_case_that_is_slow_or_refused_without_a_word_is_lost(monkeypatch):
+    def refuse(case):
+        raise ValueError(case)
+
+    for act, words in ((refuse, "an error without a message"), (str, "took")):
+        outcome = fuzz.Outcome("")
+        monkeypatch.setattr(fuzz, "SECONDS", 2.0 if act is refuse else -1.0)
+        fuzz.try_cases(outcome, "name", fuzz.st.just(""), 5, 0, act)
+        assert outcome.lost == 1 and words in outcome.problems[0]
 
 
 @pytest.mark.parametrize("broken", [False, True])

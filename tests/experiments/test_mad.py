@@ -248,10 +248,13 @@ def test_a_model_that_has_learned_nothing_scores_chance():
     ("change", "message"),
     [
         ({"problem": "recall"}, "problem: wanted one of"),
-        ({"seq_len": 127}, "seq_len: wanted an even number of at least 4 for in_context_recall"),
+        (
+            {"seq_len": 127},
+            "seq_len: wanted an even number of at least 4 for problem = in_context_re",
+        ),
         (
             {"problem": "selective_copying", "seq_len": 32},
-            "seq_len: wanted an even number of at least 34 for selective_copying, got 32",
+            "seq_len: wanted an even number of at least 34 .* num_tokens_to_copy = 16, got 32",
         ),
         (
             {"problem": "noisy_in_context_recall", "vocab_size": 16},

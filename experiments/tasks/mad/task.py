@@ -52,8 +52,8 @@ class MADConfig(TaskConfig):
         least = self._least_seq_len()
         if self.seq_len % 2 or self.seq_len < least:
             raise ValueError(
-                f"seq_len: wanted an even number of at least {least} for {self.problem}, got "
-                f"{self.seq_len}"
+                f"seq_len: wanted an even number of at least {least} for problem = {self.problem} "
+                f"and num_tokens_to_copy = {self.num_tokens_to_copy}, got {self.seq_len}"
             )
 
     def _least_vocab_size(self) -> int:

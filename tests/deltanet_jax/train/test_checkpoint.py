@@ -229,6 +229,8 @@ def test_files_are_hashed_while_they_grow(tmp_path, monkeypatch):
     monkeypatch.setitem(manifest.PIECE_BYTES, 2, 100)
     monkeypatch.setattr(manifest, "EARLY_BYTES", 100)
     monkeypatch.setattr(manifest, "LOOK_SECONDS", 0.001)
+    sent = []
+    monkeypatch.setattr(manifest, "start_sync", lambda _, *place: sent.append(place))
     content = np.random.default_rng(0).bytes(1050)
     folder = tmp_path / "7.saving"
     folder.mkdir()
@@ -248,6 +250,7 @@ def test_files_are_hashed_while_they_grow(tmp_path, monkeypatch):
         for start, size in pieces:
             wanted = hashlib.sha256(content[start : start + size]).digest()
             assert early.get(path, start, size) == wanted
+        assert set(sent) >= set(pieces)  # begun to be written to the disk
         (folder / "other").write_bytes(content)
         assert early.get(folder / "other", *pieces[0]) is None
         with path.open("ab") as file:  # its last piece is another one now

@@ -6,6 +6,8 @@ Run with `pytest -m gpu`. What is compared is compared on any device; limits of 
 hold on GPUs.
 """
 
+import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -21,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deltanet_jax.mixers.attention import AttentionConfig
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.model import ModelConfig
+from deltanet_jax.presets import transformer_1b3
 from deltanet_jax.sharding import MeshConfig
 from deltanet_jax.train import loop
 from deltanet_jax.train.checkpoint import Checkpoints
@@ -51,8 +55,8 @@ SMALL = ModelConfig(
     layer_pattern=(DeltaNetConfig(num_heads=2),),
     compute_dtype=DTYPE,
 )
-# Compiled sooner, for what is not about the kernels.
-PLAIN = SMALL.replace(compute_dtype="float32")
+# Compiled in a quarter of the time, for what is not about the mixer.
+PLAIN = SMALL.replace(layer_pattern=(AttentionConfig(num_heads=2),))
 TASK = TokensConfig(vocab_size=512, seq_len=128)
 CONFIG = TrainConfig(
     num_steps=6,
@@ -63,10 +67,10 @@ CONFIG = TrainConfig(
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule="constant"),
 )
 COMMAND = (
-    "--preset=deltanet_340m",
     "--num_layers=2",
     "--d_model=256",
     "--num_heads=2",
+    "--scan_unroll=1",
     f"--compute_dtype={DTYPE}",
     "--vocab_size=512",
     "--seq_len=256",
@@ -79,14 +83,28 @@ COMMAND = (
     "--eval_every_steps=0",
     "--checkpoint_every_steps=20",
 )
+ATTENTION = "transformer_1b3"  # its preset, to be made small by COMMAND
+
+
+@dataclasses.dataclass
+class Process:
+    """experiments.main in a process; what it says goes into a file, so that no pipe fills up."""
+
+    popen: subprocess.Popen
+    said: Path
+
+    def end(self, seconds=300):
+        """(exit code, what it said)."""
+        self.popen.wait(seconds)
+        return self.popen.returncode, self.said.read_text()
 
 
 @pytest.fixture
-def start():
+def start(tmp_path):
     """Starts experiments.main on one device, beside what this process has taken of its memory."""
     started = []
 
-    def run(workdir, *arguments, device=0):
+    def run(workdir, *arguments, preset="deltanet_340m", device=0, memory=None):
         settings = {
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[
@@ -94,27 +112,22 @@ def start():
             ],
             "JAX_NUM_CPU_DEVICES": "1",
         }
-        command = [sys.executable, "-m", "experiments.main", f"--workdir={workdir}", *COMMAND]
-        process = subprocess.Popen(
-            [*command, *arguments],
-            env=os.environ | settings,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        if memory is not None:
+            settings["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(memory)
+        command = [sys.executable, "-m", "experiments.main", f"--preset={preset}"]
+        command += [f"--workdir={workdir}", *COMMAND, *arguments]
+        said = tmp_path / f"said{len(started)}.txt"
+        with said.open("w") as file:
+            popen = subprocess.Popen(
+                command, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=file
+            )
+        started.append(Process(popen, said))
+        return started[-1]
 
     yield run
     for process in started:
-        process.kill()
-        process.communicate()
-
-
-def end_of(process, seconds=300):
-    """(exit code, what it said)."""
-    said = process.communicate(timeout=seconds)[1]
-    return process.returncode, said
+        process.popen.kill()
+        process.popen.wait()
 
 
 def state_at(workdir, step):
@@ -129,7 +142,7 @@ def wait_for(happened, processes, seconds=240.0):
     deadline = time.monotonic() + seconds
     while not happened() and time.monotonic() < deadline:
         for process in processes:
-            assert process.poll() is None, process.stderr.read()
+            assert process.popen.poll() is None, process.said.read_text()
         time.sleep(0.02)
     assert happened()
 
@@ -146,31 +159,24 @@ def test_a_stopped_run_equals_an_unbroken_one_bit_for_bit_with_deterministic_fla
     flags += (f"--compilation_cache_dir={tmp_path / 'cache'}",)
     processes = [start(workdir, *flags) for workdir in (whole, parts)]
     wait_for(lambda: len(rows_of(parts)) > 30, processes[1:])
-    processes[1].send_signal(signal.SIGTERM)
-    ends = [end_of(process) for process in processes]
+    processes[1].popen.send_signal(signal.SIGTERM)
+    ends = [process.end() for process in processes]
     assert [code for code, _ in ends] == [0, INTERRUPTED], ends
-    ends = end_of(start(parts, *flags))
+    ends = start(parts, *flags).end()
     assert ends[0] == 0, ends
     assert equal_bits(state_at(whole, 200), state_at(parts, 200))
     assert without_speed(rows_of(whole)) == without_speed(rows_of(parts))
 
 
 class Large:
-    """A model of some hundred million parameters on a GPU, a small one elsewhere."""
+    """The 1.3B Transformer on a GPU, 16 GB with its optimiser; a small one elsewhere."""
 
     def __init__(self):
-        d_model, layers, vocab, rows = (1024, 8, 32_000, 8) if GPU else (64, 2, 512, 2)
-        model = ModelConfig(
-            vocab_size=vocab,
-            d_model=d_model,
-            num_layers=layers,
-            layer_pattern=(DeltaNetConfig(num_heads=d_model // 64),),
-            compute_dtype=DTYPE,
-        )
-        config = CONFIG.replace(batch_size=rows)
+        model = transformer_1b3().replace(scan_unroll=1, remat="full") if GPU else PLAIN
+        config = CONFIG.replace(batch_size=4 if GPU else 2)
         self.trainer = Trainer(model, config, jax.devices()[:1])
-        task = TokensConfig(vocab_size=vocab, seq_len=2048 if GPU else 64).make()
-        self.data = iter(task.train_dataset(rows))
+        task = TokensConfig(vocab_size=model.vocab_size, seq_len=2048 if GPU else 64).make()
+        self.data = iter(task.train_dataset(config.batch_size))
         self.batch = put_batch(next(self.data), self.trainer.mesh)
         self.state = self.trainer.init()
         self.seconds(3)  # which compiles
@@ -186,29 +192,33 @@ class Large:
 
 
 def test_a_save_lets_the_steps_beside_it_be(tmp_path):
-    """G2: steps while a state is hashed and written, against those before and after it."""
+    """G2: a hundred steps while a state is hashed and written, against those before and after."""
     large = Large()
-    steps = 100 if GPU else 5
+    few, many = (25, 100) if GPU else (2, 4)
     with Checkpoints(tmp_path, 1) as checkpoints:
-        before = large.seconds(steps)
-        wanted = jax.tree.map(np.asarray, large.state)
+        before = large.seconds(few)
         began = time.perf_counter()
         checkpoints.save(1, large.state, large.data)
         blocked = time.perf_counter() - began
-        during = large.seconds(steps)
+        wanted = jax.tree.map(np.asarray, large.state)
+        during = large.seconds(many)
+        began = time.perf_counter()
         checkpoints.wait()
-        after = large.seconds(steps)
+        left = time.perf_counter() - began
+        after = large.seconds(few)
         restored = checkpoints.restore(checkpoints.newest(), large.trainer.abstract_state)
     assert equal_bits(restored, wanted)
     rise = during / ((before + after) / 2) - 1
+    figures = f"blocked {blocked:.2f} s; {before:.4f} s a step before, {during:.4f} during, "
+    figures += f"{after:.4f} after; {left:.1f} s from the last one to the save's end"
+    print(figures)
     if GPU:
-        assert blocked <= 1.0, f"the step waited {blocked:.2f} s"
-        assert rise <= 0.02, f"steps beside a save take {rise:.1%} longer"
+        assert blocked <= 1.0 and rise <= 0.02, figures
 
 
 def test_memory_that_runs_out_costs_no_checkpoint(tmp_path, monkeypatch):
     """G3: another program's arrays fill the device in the middle of a run."""
-    config = CONFIG.replace(batch_size=4096 if GPU else 8)
+    config = CONFIG.replace(batch_size=1024 if GPU else 8)  # some GiB of activations
     monkeypatch.setattr(loop, "Trainer", functools.cache(one_device))
     whole = train(PLAIN, config, TASK.make(), tmp_path / "whole")
     taken = []
@@ -217,13 +227,14 @@ def test_memory_that_runs_out_costs_no_checkpoint(tmp_path, monkeypatch):
         if number == 4:
             if not GPU:
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-            stats = jax.local_devices()[0].memory_stats()
-            for _ in range((stats["bytes_limit"] - stats["bytes_in_use"]) // 2**30):
-                taken.append(jax.block_until_ready(jnp.zeros(2**30, jnp.uint8)))
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is no more
+                while True:
+                    taken.append(jax.block_until_ready(jnp.zeros(2**29, jnp.uint8)))
         return batch
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         train(PLAIN, config, Wrapped(TASK.make(), take), tmp_path / "parts")
+    assert bool(taken) == GPU
     taken.clear()
     abstract_state = loop.Trainer(PLAIN, config).abstract_state
 
@@ -239,10 +250,10 @@ def test_memory_that_runs_out_costs_no_checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not GPU, reason="a CPU has no limit of its own")
 def test_a_batch_that_does_not_fit_is_refused_with_what_it_needs(start, tmp_path):
-    """G3: a million tokens a step through 24 layers, each of whose arrays has 4 GiB."""
-    flags = ("--num_layers=24", "--d_model=1024", "--num_heads=8", "--scan_unroll=1")
-    flags += ("--compute_dtype=float32",)
-    code, said = end_of(start(tmp_path / "run", "--mesh_data=1", "--batch_size=4096", *flags))
+    """G3: a million tokens a step in a hundredth of the device's memory."""
+    flags = ("--mesh_data=1", "--batch_size=4096")
+    process = start(tmp_path / "run", *flags, preset=ATTENTION, memory=0.01)
+    code, said = process.end()
     assert code == 1 and "Traceback" not in said, said
     assert "error: --batch_size: device memory ran out; the run needs about" in said
 
@@ -276,24 +287,25 @@ def test_a_killed_process_ends_the_other_and_both_start_again(start, tmp_path):
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
         flags = (f"--num_steps={5000 if GPU else 300}", "--mesh_data=2")
-        flags += (f"--heartbeat_seconds={HEARTBEAT}", "--compute_dtype=float32")
+        flags += (f"--heartbeat_seconds={HEARTBEAT}",)
         flags += (f"--compilation_cache_dir={tmp_path / 'cache'}",)
         return [
-            start(workdir, *flags, f"--distributed={address},2,{i}", device=i) for i in range(2)
+            start(workdir, *flags, f"--distributed={address},2,{i}", preset=ATTENTION, device=i)
+            for i in range(2)
         ]
 
     processes = pair()
     wait_for((workdir / "checkpoints" / "20").exists, processes)
-    processes[1].kill()
+    processes[1].popen.kill()
     began = time.monotonic()
-    code, said = end_of(processes[0], 120)
+    code, said = processes[0].end()
     assert time.monotonic() - began < HEARTBEAT + 10
     assert code != 0, said
     steps = rows_of(workdir)[-1]["step"]
     processes = pair()
     wait_for(lambda: rows_of(workdir)[-1]["step"] > steps, processes)
-    processes[0].send_signal(signal.SIGTERM)
-    ends = [end_of(process) for process in processes]
+    processes[0].popen.send_signal(signal.SIGTERM)
+    ends = [process.end() for process in processes]
     assert [code for code, _ in ends] == [INTERRUPTED] * 2, ends
     assert "resumed" in ends[0][1]
 

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import signal
 
 import jax
@@ -174,20 +175,54 @@ def test_sigterm_in_a_step_saves(whole, tmp_path):
     assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
 
 
-def test_a_failed_save_ends_the_run_within_a_step_and_loses_nothing(whole, tmp_path, monkeypatch):
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Saves of these steps fail."""
     write = manifest.write
 
-    def full(folder, facts, early):
-        if facts["step"] == 4:
-            raise OSError(28, "No space left on device")
-        write(folder, facts, early)
+    def at(*steps):
+        def full(folder, facts, early):
+            if facts["step"] in steps:
+                raise OSError(28, "No space left on device")
+            write(folder, facts, early)
 
-    monkeypatch.setattr(manifest, "write", full)
+        monkeypatch.setattr(manifest, "write", full)
+
+    return at
+
+
+def test_a_failed_save_ends_the_run_within_a_step_and_loses_nothing(whole, tmp_path, full_disk):
+    full_disk(4)
     message = r"^checkpoint of step 4 .*No space left on device; the newest one .* step 2"
     with pytest.raises(CheckpointError, match=message):
         train(MODEL, CONFIG, TASK.make(), tmp_path)
-    monkeypatch.undo()
+    full_disk()
     assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+def test_a_run_goes_on_after_failed_saves_if_asked_to(whole, tmp_path, full_disk, caplog):
+    """Each is said once and leaves nothing behind; the next one that can succeeds."""
+    full_disk(1, 2, 4)
+    config = CONFIG.replace(checkpoint_every_steps=1)
+    keep = {"on_save_error": "continue"}
+    result = train(MODEL, config, TASK.make(), tmp_path / "run", **keep)
+    said = re.findall(r"checkpoint of step (\d) could not be saved: .*; going on", caplog.text)
+    assert said == ["1", "2", "4"]
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names <= {"3", "5", "6"} and "6" in names
+    assert result == whole[1]
+    with pytest.raises(ValueError, match="on_save_error: wanted one of .*, got 'retry'"):
+        train(MODEL, config, TASK.make(), tmp_path / "run", on_save_error="retry")
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_save_that_ends_a_run_must_succeed(tmp_path, full_disk, last):
+    """That of the last step, and that of a step where the run is stopped."""
+    full_disk(6 if last else 3)
+    stop = Stop()
+    task = TASK.make() if last else Wrapped(TASK.make(), at(3, stop.ask))
+    with pytest.raises(CheckpointError, match=f"step {6 if last else 3} could not"):
+        train(MODEL, CONFIG, task, tmp_path, stop=stop, on_save_error="continue")
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole, tmp_path):
