@@ -20,6 +20,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from deltanet_jax.train import checkpoint, manifest
+from deltanet_jax.train import files as train_files
 from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints
 from deltanet_jax.train.guard import init_guard
 from deltanet_jax.train.step import TrainState
@@ -261,6 +262,20 @@ def test_files_are_hashed_while_they_grow(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(manifest.PIECE_BYTES, 2, 100)
     manifest.verify(folder)
+
+
+@pytest.mark.parametrize("system_has_it", [True, False])
+def test_beginning_to_write_out_promises_nothing_and_fails_nobody(
+    tmp_path, monkeypatch, system_has_it
+):
+    if not system_has_it:
+        monkeypatch.setattr(train_files, "_sync_file_range", None)
+    with (tmp_path / "file").open("w+b") as file:
+        file.write(b"x" * 5000)
+        file.flush()
+        train_files.start_sync(file.fileno(), 0, 5000)
+    assert (tmp_path / "file").read_bytes() == b"x" * 5000
+    train_files.start_sync(-1, 0, 5000)
 
 
 def _only(allowed, piece=manifest._piece):
