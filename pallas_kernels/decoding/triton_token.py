@@ -188,10 +188,11 @@ def token_kernel(
     shifted = pid * BC + tl.arange(0, BC)  # channels whose tails this program moves on
     shifts = shifted < 3 * D
     done = 0
+    layer = tl.zeros([], tl.int32) + first
     queue = ()
     for i in tl.static_range(DEPTH):
-        queue = queue + (_tile(weights, first, last, i, A, C, M, E, Z, D, F, BN, BD, G),)
-    for layer in range(first, last):
+        queue = queue + (_tile(weights, layer, last, i, A, C, M, E, Z, D, F, BN, BD, G),)
+    for _ in range(first, last):
         place = layer.to(tl.int64)
 
         # 1. z = W norm(x)
@@ -318,6 +319,7 @@ def token_kernel(
                 tl.store(x + rows, y.to(x.dtype.element_ty), mask=rows < D)
         done += G
         _wait_for_all(counter, done, BARRIER)
+        layer += 1
     if BARRIER:  # nobody looks at it any more once all are here
         if tl.atomic_add(counter, 1, sem="relaxed", scope="gpu") == done + G - 1:
             tl.atomic_xchg(counter, 0, sem="relaxed", scope="gpu")
