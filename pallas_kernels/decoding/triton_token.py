@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""One token through all DeltaNet layers in one launch: the memory never waits for a kernel to start.
+"""One token through all DeltaNet layers in one launch: the memory waits for no kernel to start.
 
 A layer is five phases (README.md), each with a tile [BN, BD] of a weight after the other. Between
 two phases all programs wait for each other. Weights depend on nothing, so a program asks for tiles
-DEPTH ahead, of whatever phase or layer: they arrive in its registers while it waits. Where the tiles
-of a layer are a multiple of DEPTH, none has to move to another register, and so be waited for.
+DEPTH ahead, of whatever phase or layer: they arrive in its registers while it waits. Where the
+tiles of a layer are a multiple of DEPTH, none moves to another register, and so is waited for.
 
 In names of constants: G programs, D the model's width, Z rows of the first projection, F
 the MLP's width, H heads, K = V their sizes (D = H K), BV columns of a state in a program, W taps.
@@ -113,7 +113,10 @@ def _piece(x, i: tl.constexpr, SIZE: tl.constexpr, BN: tl.constexpr, BD: tl.cons
 
 @triton.jit
 @no_type_check
-def _pieces(x, START: tl.constexpr, STOP: tl.constexpr, SIZE: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr):  # fmt: skip
+def _pieces(
+    x, START: tl.constexpr, STOP: tl.constexpr,
+    SIZE: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     parts = ()
     for i in tl.static_range(START, STOP):
         parts = parts + (_piece(x, i, SIZE, BN, BD),)
@@ -159,14 +162,14 @@ def _convolved(z, channels, live, past, newest):
 @no_type_check
 def token_kernel(
     first_weight, out_weight, gate_up_weight, down_weight, mixer_scale, head_scale, mlp_scale, taps,
-    x_in, tails_in, state_in, z_in, o_in, x1_in, h_in, counter_in,
-    first, last, scale, beta_scale, mixer_eps, head_eps, mlp_eps,
+    layers, x_in, tails_in, state_in, z_in, o_in, x1_in, h_in, counter_in,
+    scale, beta_scale, mixer_eps, head_eps, mlp_eps,
     x, tails, state, z, o, x1, h, counter,
     Z: tl.constexpr, D: tl.constexpr, F: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
     BV: tl.constexpr, W: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr,
     G: tl.constexpr, DEPTH: tl.constexpr, PHASES: tl.constexpr, BARRIER: tl.constexpr,
 ):  # fmt: skip
-    """x, tails and state after layers first..last - 1. Grid (G), all running at the same time.
+    """x, tails, state after layers layers[0] to layers[1] - 1. Grid (G), all running at one time.
 
     Everything that is written is written over an input. PHASES: bits of those to do, 31 for all;
     without BARRIER a launch may have one phase of one layer. `counter` [1] is 0 before and after.
@@ -188,11 +191,12 @@ def token_kernel(
     shifted = pid * BC + tl.arange(0, BC)  # channels whose tails this program moves on
     shifts = shifted < 3 * D
     done = 0
-    layer = tl.zeros([], tl.int32) + first
+    layer = tl.load(layers)
+    last = tl.load(layers + 1)
     queue = ()
     for i in tl.static_range(DEPTH):
         queue = queue + (_tile(weights, layer, last, i, A, C, M, E, Z, D, F, BN, BD, G),)
-    for _ in range(first, last):
+    for _ in range(layer, last):
         place = layer.to(tl.int64)
 
         # 1. z = W norm(x)
@@ -320,6 +324,7 @@ def token_kernel(
         done += G
         _wait_for_all(counter, done, BARRIER)
         layer += 1
-    if BARRIER:  # nobody looks at it any more once all are here
-        if tl.atomic_add(counter, 1, sem="relaxed", scope="gpu") == done + G - 1:
+    if BARRIER:
+        left = tl.atomic_add(counter, 1, sem="relaxed", scope="gpu") - done
+        if left == G - 1:  # all are here, and nobody looks at it any more
             tl.atomic_xchg(counter, 0, sem="relaxed", scope="gpu")

@@ -72,7 +72,7 @@ def token_triton(
     norm_eps: float = 1e-6,
     capability: int = 90,
     warps: int = 8,
-    layers: tuple[int, int] | None = None,
+    layers: jax.Array | None = None,
     phases: int = ALL_PHASES,
     barrier: bool = True,
 ) -> Carried:
@@ -87,7 +87,8 @@ def token_triton(
             which one fits; at least H.
         depth: tiles asked for ahead, of 4 KB each; best where it divides a layer's number of them.
         scale: of the queries, K**-0.5 by default.
-        layers, phases, barrier: for tests: one phase (a bit of 31) of one layer, no barrier.
+        layers: for tests, as phases and barrier: the first and the one after the last, [2] int32.
+        phases: bits of those to do; without the barrier one of one layer.
     Returns:
         What to pass with the next token.
     Raises:
@@ -115,16 +116,16 @@ def token_triton(
     results = triton_launch.launch(
         token_kernel,
         *weights,
+        jnp.array([0, num_layers], jnp.int32) if layers is None else layers,
         carried.x,
         carried.tails,
         carried.state,
         *carried.scratch,
-        *(layers or (0, num_layers)),
         float(key_size**-0.5 if scale is None else scale),
         float(beta_scale),
         *(float(norm_eps),) * 3,
         out=[carried.x, carried.tails, carried.state, *carried.scratch],
-        aliases={len(weights) + i: i for i in range(8)},
+        aliases={len(weights) + 1 + i: i for i in range(8)},
         grid=(programs,),
         tile=Tile(0, 0, warps, 1),
         capability=capability,
