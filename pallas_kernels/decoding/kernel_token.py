@@ -18,6 +18,8 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jax import lax
+from jax._src.lib.mlir import ir
+from jax._src.lib.mlir.dialects import vector
 from jax.experimental.mosaic import gpu as mgpu
 
 L2_EPS = 1e-6
@@ -27,6 +29,10 @@ SLOTS, SLOT_ROWS = 8, 192  # of the ring: 24 KiB a slot
 HEAD = 128  # K = V
 VALUES = 16  # columns of a head's state in a program
 ROW = plgpu.Layout.WGMMA.reduce(0)  # of what the tensor cores give, one row of it
+# Every second of them.
+PAIRS = plgpu.Layout.TILED(
+    plgpu.Tiling(((4,), (1,))), (plgpu.Replicated(4),), (plgpu.Replicated(8), -2), -1
+)
 # [n, 128]: a row a warp. [128, 16] of a state: keys over warps and eight lanes, values over four.
 LINES = plgpu.Layout.TILED(plgpu.Tiling(((4, 128), (4,))), (-3,), (-2,), -1)
 STATE = plgpu.Layout.TILED(plgpu.Tiling(((32, 16), (8, 16), (4,))), (-5,), (-3, -2), -1)
@@ -130,6 +136,31 @@ def _first_row(columns):
 def first_row(x: jax.Array) -> jax.Array:
     """Of [64, N] with equal rows: [N]."""
     return _first_row(x.shape[1])(x)
+
+
+@functools.cache
+def _split(pairs):
+    half = plgpu.ShapeDtypeStruct((pairs,), jnp.float32, layout=PAIRS)
+
+    @plgpu.inline_mgpu(arg_types=(ROW,), return_type=(half, half))
+    def split(ctx, x: mgpu.FragmentedArray):
+        del ctx
+        outs = []
+        for e in range(2):
+            like = mgpu.FragmentedArray.splat(mgpu.utils.c(0.0, x.mlir_dtype), (pairs,), PAIRS.to_mgpu())
+            registers = like.registers.copy()
+            for i, register in enumerate(x.registers.flat):
+                value = vector.extract(register, dynamic_position=[], static_position=[e])
+                registers.flat[i] = vector.broadcast(ir.VectorType.get((1,), x.mlir_dtype), value)
+            outs.append(mgpu.FragmentedArray(_registers=registers, _layout=like.layout, _is_signed=None))
+        return tuple(outs)
+
+    return split
+
+
+def split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x[::2], x[1::2] of [2 n]."""
+    return _split(x.shape[0] // 2)(x)
 
 
 def _vector(ref, layout):
@@ -375,7 +406,9 @@ def token_kernel(
                     y, count = multiply(how.gate_up, count)
 
                     def store_h(y):
-                        _store_gated(h_ref.at[pl.ds(pid * (how.gate_up.rows // 2), how.gate_up.rows // 2)], y * factor())
+                        gate, up = split(y * factor())
+                        n = how.gate_up.rows // 2
+                        h_ref[pl.ds(pid * n, n)] = gate * _sigmoid(gate) * up
                         tell()
 
                     both(y, store_h)
@@ -431,30 +464,3 @@ def token_kernel(
         compiler_params=plgpu.CompilerParams(approx_math=True),
     )(stream, mixer_scale, head_scale, mlp_scale, taps, x, tails, state)  # fmt: skip
     return x, tails, state
-
-
-@functools.cache
-def _gated(columns):
-    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), ROW))
-    def store(ctx, ref, y: mgpu.FragmentedArray):
-        from jax._src.lib.mlir import ir
-        from jax._src.lib.mlir.dialects import arith, llvm, math as mm
-        from pallas_kernels.delta_rule import kernel_ptx as kp
-        del ctx
-        lane, _ = kp.lane_and_warp()
-        i64 = ir.IntegerType.get_signless(64)
-        base = llvm.ptrtoint(i64, mgpu.utils.memref_ptr(ref))
-        pair = arith.andi(lane, kp.i32(3))
-        base = arith.addi(base, arith.extui(i64, arith.shli(pair, kp.i32(2))))
-        for i, register in enumerate(y.registers.flat):
-            gate, up = (kp.element(register, e) for e in range(2))
-            code = "{.reg .f32 s; mul.f32 s, $1, 0fBFB8AA3B; ex2.approx.f32 s, s; add.f32 s, s, 0f3F800000; div.approx.f32 s, $1, s; mul.f32 $0, s, $2;}"
-            value = kp.ptx(gate.type, code, "=f,f,f", [gate, up])
-            kp.ptx(None, f"st.global.f32 [$0+{16 * i}], $1;", "l,f", [base, value], True)
-        return ()
-
-    return store
-
-
-def _store_gated(ref, y):
-    _gated(y.shape[0])(ref, y)
