@@ -1,0 +1,451 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""All DeltaNet layers of one token in one Mosaic GPU launch: the memory waits for no kernel.
+
+A program on every multiprocessor owns rows of every matrix (layers_plan.py). One warpgroup copies
+them, in the order in which they are needed, into a ring in shared memory. That depends on nothing,
+so while programs wait for each other, or for a small sum, the next weights arrive.
+
+Two warpgroups multiply. To the tensor cores the row is a matrix of 64 equal rows, so that they
+read weights as they lie. Between two products vectors pass through device memory, and everybody
+waits for everybody (`Meeting`).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.experimental.pallas as pl
+import jax.experimental.pallas.mosaic_gpu as plgpu
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from pallas_kernels.decoding import kernel_rows
+from pallas_kernels.decoding.kernel_rows import PAIRS, ROW
+from pallas_kernels.decoding.layers_plan import (
+    HEAD,
+    SLOT_ROWS,
+    SLOTS,
+    TILE,
+    VALUES,
+    WARPGROUPS,
+    Plan,
+    Product,
+)
+
+L2_EPS = 1e-6
+MEETINGS = 5  # of all programs in a layer
+# [n, 128]: a warp has a line.
+LINES = plgpu.Layout.TILED(plgpu.Tiling(((4, HEAD), (4,))), (-3,), (-2,), -1)
+# Of a head's state [128, values]: keys over warps and eight lanes, values over four lanes.
+STATE = plgpu.Layout.TILED(plgpu.Tiling(((32, VALUES), (8, VALUES), (4,))), (-5,), (-3, -2), -1)
+
+
+class Inputs(NamedTuple):
+    """Of all layers; x [G rows] float32, of which the first D count. Others as in `run`."""
+
+    stream: jax.Array
+    mixer_scale: jax.Array
+    head_scale: jax.Array
+    mlp_scale: jax.Array
+    taps: jax.Array
+    x: jax.Array
+    tails: jax.Array
+    state: jax.Array
+
+
+class Outputs(NamedTuple):
+    """What a launch leaves; z, o, x1 and h pass from product to product."""
+
+    x: jax.Array
+    tails: jax.Array
+    state: jax.Array
+    z: jax.Array
+    o: jax.Array
+    x1: jax.Array
+    h: jax.Array
+
+
+class Shared(NamedTuple):
+    """Shared memory and barriers of a program.
+
+    Attributes:
+        ring: [SLOTS, lines, TILE] of the stream.
+        row: [2, n, 128], each warpgroup's half of the next product's input.
+        squares: [H], of the input's lines the sum of squares.
+        part: the second warpgroup's part of a product.
+        full, empty: of the ring's slots; halves: `part` is there.
+    """
+
+    ring: jax.Ref
+    row: jax.Ref
+    squares: jax.Ref
+    part: jax.Ref
+    full: jax.Ref
+    empty: jax.Ref
+    halves: jax.Ref
+
+
+class Meeting:
+    """What programs wrote to device memory before it, all read after it.
+
+    A counter that is zero when the launch starts; all programs run at the same time.
+    """
+
+    scratch = ()
+
+    def __init__(self, programs: int):
+        self.programs = programs
+        self.counter = pl.get_global(plgpu.SemaphoreType.REGULAR)
+
+    def arrive(self):
+        """By one warpgroup of every program, when what it wrote is on its way."""
+        plgpu.semaphore_signal(self.counter, memory_scope="gpu")
+
+    def wait(self, number):
+        """Until all have arrived `number` times. By every warpgroup, every time."""
+        plgpu.semaphore_wait(
+            self.counter, number * self.programs, decrement=False, memory_scope="gpu"
+        )
+
+
+def load(ref, layout):
+    return plgpu.load(ref, layout=layout, optimized=False)
+
+
+def over(x, shape, axis, layout):
+    """x along `axis` of `shape`, equal along the other."""
+    return plgpu.layout_cast(lax.broadcast_in_dim(x, shape, (axis,)), layout)
+
+
+def sigmoid(x):
+    return 1 / (1 + jnp.exp(-x))
+
+
+class Program:
+    """One warpgroup of one program, with what its parts have in common."""
+
+    def __init__(self, how: Plan, shared: Shared, dtype, norm_eps: float):
+        self.how, self.shared, self.dtype, self.norm_eps = how, shared, dtype, norm_eps
+        self.index, self.warpgroup = lax.axis_index("g"), lax.axis_index("wg")
+
+    def load_weights(self, stream, num_layers: int):
+        """Fills the ring; runs in a warpgroup of its own."""
+        how, shared = self.how, self.shared
+
+        def free_slot(count):
+            slot = lax.rem(count, jnp.int32(SLOTS))
+            pl.when(count >= SLOTS)(lambda: plgpu.barrier_wait(shared.empty.at[slot]))
+            return slot
+
+        def layer(number, count):
+            for product in how.products:
+                first = (number * how.programs + self.index) * how.lines + product.start
+
+                def step(i, count, product=product, first=first):
+                    slot = free_slot(count)
+                    plgpu.copy_gmem_to_smem(
+                        stream.at[pl.ds(first + i * product.lines, product.lines)],
+                        shared.ring.at[slot, pl.ds(0, product.lines)],
+                        shared.full.at[slot],
+                    )
+                    return count + 1
+
+                count = lax.fori_loop(0, product.steps, step, count)
+            return count
+
+        count = lax.fori_loop(0, num_layers, layer, jnp.int32(0))
+        for i in range(SLOTS):
+            free_slot(count + i)
+
+    def lines(self, count: int):
+        """This warpgroup's half of a vector's `count` lines."""
+        return pl.ds(self.warpgroup * (count // WARPGROUPS), count // WARPGROUPS)
+
+    def give(self, x):
+        """x [n, 128]: this warpgroup's half of the next product's input."""
+        self.shared.row[self.warpgroup, pl.ds(0, x.shape[0])] = x.astype(self.dtype)
+
+    def give_normed(self, x_ref, scale_ref):
+        """norm(x) but for the factor of all, which `factor` gives when the product is there."""
+        lines = self.lines(self.how.heads)
+        x = kernel_rows.load_lines(x_ref, lines, LINES)
+        self.give(x * load(scale_ref.at[lines], LINES).astype(jnp.float32))
+        self.shared.squares[lines] = jnp.sum(x * x, axis=1)
+
+    def factor(self):
+        total = self.shared.squares[0]
+        for line in range(1, self.how.heads):
+            total += self.shared.squares[line]
+        return lax.rsqrt(total / self.how.width + self.norm_eps)
+
+    def multiply(self, product: Product, count):
+        """(rows of the product with this warpgroup's half of the input, slots used so far)."""
+        shared = self.shared
+
+        def with_sums(sums):
+            def step(i, count):
+                slot = lax.rem(count, jnp.int32(SLOTS))
+                plgpu.barrier_wait(shared.full.at[slot])
+                for t in range(product.tiles):
+                    at = (i * product.tiles + t) * TILE
+                    part = pl.ds(lax.rem(at, HEAD), TILE)
+                    row = shared.row.at[self.warpgroup, lax.div(at, HEAD), part]
+                    first = (self.warpgroup * product.tiles + t) * product.rows
+                    tile = shared.ring.at[slot, pl.ds(first, product.rows)]
+                    kernel_rows.add_product(sums, row, tile)
+                plgpu.wgmma_wait(0)
+                plgpu.barrier_arrive(shared.empty.at[slot])
+                return count + 1
+
+            count_after = lax.fori_loop(0, product.steps, step, count)
+            return kernel_rows.first_row(sums[...]), count_after
+
+        return pl.run_scoped(with_sums, plgpu.ACC((64, product.rows), jnp.float32))
+
+    def finish(self, part, then):
+        """In the first warpgroup: `then` of both warpgroups' parts added up."""
+        rows = pl.ds(0, part.shape[0])
+
+        @pl.when(self.warpgroup == 1)
+        def _():
+            self.shared.part[rows] = part
+            plgpu.barrier_arrive(self.shared.halves)
+
+        @pl.when(self.warpgroup == 0)
+        def _():
+            plgpu.barrier_wait(self.shared.halves)
+            then(part + load(self.shared.part.at[rows], ROW))
+
+    def mine(self, rows: int):
+        """Of a vector with `rows` for every program."""
+        return pl.ds(self.index * rows, rows)
+
+
+def _convolved(z, tails, taps, channels, layout):
+    """silu of the short convolution's output for the newest input."""
+    width = taps.shape[0]
+    out = load(z.at[channels], layout) * load(taps.at[0, channels], layout).astype(jnp.float32)
+    for back in range(1, width):
+        old = load(tails.at[width - 1 - back, channels], layout).astype(jnp.float32)
+        out += old * load(taps.at[back, channels], layout).astype(jnp.float32)
+    return out * sigmoid(out)
+
+
+def _step(program: Program, old: Inputs, new: Outputs, layer, scale: float, beta_scale: float):
+    """A head's part of `delta_net_step`, but for the norm of what is read, for some values."""
+    how = program.how
+    width, pieces = how.width, HEAD // how.values
+    head = lax.div(program.index, pieces)
+    first = lax.rem(program.index, pieces) * how.values
+    values, shape = pl.ds(first, how.values), (HEAD, how.values)
+    memory = load(old.state.at[layer, head, :, values], STATE)
+    convolved = functools.partial(_convolved, new.z, old.tails.at[layer], old.taps.at[layer])
+    q, k = (
+        convolved(pl.ds(i * width + head * HEAD, HEAD), STATE.reduce(1)) for i in range(2)
+    )  # fmt: skip
+    v = convolved(pl.ds(2 * width + head * HEAD + first, how.values), STATE.reduce(0))
+    beta = beta_scale * sigmoid(new.z[3 * width + head])
+    q, k = (
+        over(x * lax.rsqrt(jnp.sum(x * x) + L2_EPS), shape, 0, STATE) for x in (q, k)
+    )  # fmt: skip
+    write = beta * (v - jnp.sum(k * memory, axis=0))
+    memory = memory + k * over(write, shape, 1, STATE)
+    new.state[layer, head, :, values] = memory
+    new.o[pl.ds(head * HEAD + first, how.values)] = scale * jnp.sum(q * memory, axis=0)
+
+
+def _keep_inputs(program: Program, old: Inputs, new: Outputs, layer):
+    """Moves the tails on, 128 channels a program."""
+    past, blocks = new.tails.shape[1], 3 * program.how.heads
+    layout = plgpu.Layout.WG_STRIDED((HEAD,), vec_size=1)
+
+    def move(block):
+        channels = pl.ds(block * HEAD, HEAD)
+        for place in range(past - 1):
+            kept = load(old.tails.at[layer, place + 1, channels], layout)
+            new.tails[layer, place, channels] = kept
+        newest = load(new.z.at[channels], layout)
+        new.tails[layer, past - 1, channels] = newest.astype(new.tails.dtype)
+
+    for first in range(0, blocks, program.how.programs):
+        block = first + program.index
+        pl.when(block < blocks)(functools.partial(move, block))
+
+
+def _layer(
+    program: Program, meeting: Meeting, old: Inputs, new: Outputs, number, carry, *,
+    scale: float, beta_scale: float,
+):  # fmt: skip
+    """One layer in the warpgroups that multiply; see README.md for what is computed."""
+    how = program.how
+    x, count = carry
+    met = number * MEETINGS
+
+    # 1. z = W norm(x)
+    scales = old.mixer_scale.at[number]
+    pl.when(number == 0)(lambda: program.give_normed(old.x, scales))
+    pl.when(number > 0)(lambda: program.give_normed(new.x, scales))
+    part, count = program.multiply(how.first, count)
+
+    def store_z(z):
+        z = z * program.factor()
+        new.z[program.mine(how.first.rows)] = z
+        meeting.arrive()
+
+    program.finish(part, store_z)
+    meeting.wait(met + 1)
+
+    # 2. S, o = step(z, S)
+    @pl.when(program.warpgroup == 0)
+    def _():
+        working = program.index < how.width // how.values
+        pl.when(working)(lambda: _step(program, old, new, number, scale, beta_scale))
+        meeting.arrive()
+
+    pl.when(program.warpgroup == 1)(lambda: _keep_inputs(program, old, new, number))
+    meeting.wait(met + 2)
+
+    # 3. x1 = x + W norm(o), a norm a head
+    lines = program.lines(how.heads)
+    o = kernel_rows.load_lines(new.o, lines, LINES)
+    size = lax.rsqrt(jnp.sum(o * o, axis=1) * (1 / HEAD) + program.norm_eps)
+    gain = load(old.head_scale.at[number], LINES.reduce(0)).astype(jnp.float32)
+    program.give(o * over(size, o.shape, 0, LINES) * over(gain, o.shape, 1, LINES))
+    part, count = program.multiply(how.out, count)
+    mine = program.mine(how.out.rows)
+
+    def store_x1(y):
+        new.x1[mine] = x + y
+        meeting.arrive()
+
+    program.finish(part, store_x1)
+    meeting.wait(met + 3)
+
+    # 4. h = silu(W_1 u) (W_2 u), u = norm(x1)
+    program.give_normed(new.x1, old.mlp_scale.at[number])
+    part, count = program.multiply(how.gate_up, count)
+
+    def store_h(y):
+        gate, up = kernel_rows.split(y * program.factor())
+        new.h[program.mine(how.gate_up.rows // 2)] = gate * sigmoid(gate) * up
+        meeting.arrive()
+
+    program.finish(part, store_h)
+    meeting.wait(met + 4)
+
+    # 5. x = x1 + W h
+    lines = program.lines(how.down.columns // HEAD)
+    layout = plgpu.Layout.WG_STRIDED((lines.size, HEAD), vec_size=2)
+    program.give(kernel_rows.load_lines(new.h, lines, layout))
+    part, count = program.multiply(how.down, count)
+
+    def store_x(y):
+        new.x[mine] = load(new.x1.at[mine], ROW) + y
+        meeting.arrive()
+
+    program.finish(part, store_x)
+    meeting.wait(met + 5)
+    return load(new.x.at[mine], ROW), count
+
+
+def run(
+    how: Plan,
+    stream: Float[Array, "lines TILE"],
+    mixer_scale: Float[Array, "L D"],
+    head_scale: Float[Array, "L K"],
+    mlp_scale: Float[Array, "L D"],
+    taps: Float[Array, "L W 3D"],
+    x: Float[Array, "D"],
+    tails: Float[Array, "L past 3D"],
+    state: Float[Array, "L H K V"],
+    *,
+    scale: float,
+    beta_scale: float,
+    norm_eps: float,
+    interpret=None,
+):
+    """(x [D] float32, tails, state) after all layers.
+
+    Args:
+        how: of `how.programs` programs, all of which must run at the same time.
+        stream: `layers_plan.pack` of every layer, one after the other, in a 16-bit dtype.
+        mixer_scale, head_scale, mlp_scale: of the RMSNorms.
+        taps: of the convolutions of q, k, v side by side; W >= 2.
+        tails: inputs of the convolutions before this one, oldest first, in the stream's dtype.
+        state: float32.
+        interpret: for tests: programs are then a cluster's, which Mosaic's interpreter runs side by
+            side, and `Meeting` has to be one of its barriers.
+    """
+    num_layers, heads = taps.shape[0], how.heads
+    inputs = Inputs(
+        stream,
+        mixer_scale.reshape(num_layers, heads, HEAD),
+        head_scale,
+        mlp_scale.reshape(num_layers, heads, HEAD),
+        taps,
+        jnp.pad(x.astype(jnp.float32), (0, how.programs * how.out.rows - how.width)),
+        tails,
+        state,
+    )
+
+    def kernel(*refs):
+        old, new = Inputs(*refs[: len(inputs)]), Outputs(*refs[len(inputs) :])
+
+        def scoped(*scratch):
+            shared = Shared(*scratch[: len(Shared._fields)])
+            program = Program(how, shared, stream.dtype, norm_eps)
+            meeting = Meeting(how.programs, *scratch[len(shared) :])
+
+            @pl.when(program.warpgroup == WARPGROUPS)
+            def _():
+                plgpu.set_max_registers(24, action="decrease")
+                program.load_weights(old.stream, num_layers)
+
+            @pl.when(program.warpgroup < WARPGROUPS)
+            def _():
+                plgpu.set_max_registers(232, action="increase")
+                layer = functools.partial(
+                    _layer, program, meeting, old, new, scale=scale, beta_scale=beta_scale
+                )
+                x = load(old.x.at[program.mine(how.out.rows)], ROW)
+                lax.fori_loop(0, num_layers, layer, (x, jnp.int32(0)))
+
+        longest = max(p.columns for p in how.products) // WARPGROUPS
+        slot_rows = max(SLOT_ROWS, *(p.lines for p in how.products))
+        transforms = (plgpu.TilingTransform((8, TILE)), plgpu.SwizzleTransform(2 * TILE))
+        pl.run_scoped(
+            scoped,
+            plgpu.SMEM((SLOTS, slot_rows, TILE), stream.dtype, transforms=transforms),
+            plgpu.SMEM((WARPGROUPS, longest // HEAD, HEAD), stream.dtype),
+            plgpu.SMEM((heads,), jnp.float32),
+            plgpu.SMEM((max(p.rows for p in how.products),), jnp.float32),
+            plgpu.Barrier(num_arrivals=1, num_barriers=SLOTS),
+            plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=SLOTS),
+            plgpu.Barrier(num_arrivals=1),
+            *Meeting.scratch,
+            collective_axes="wg",
+        )
+
+    def vector(rows):
+        return jax.ShapeDtypeStruct((how.programs * rows,), jnp.float32)
+
+    kinds = {"grid": (how.programs,), "grid_names": ("g",)}
+    if interpret is not None:
+        kinds = {"cluster": (how.programs,), "cluster_names": ("g",), "interpret": interpret}
+    outputs = plgpu.kernel(
+        kernel,
+        out_type=Outputs(
+            vector(how.out.rows),
+            jax.ShapeDtypeStruct(tails.shape, tails.dtype),
+            jax.ShapeDtypeStruct(state.shape, state.dtype),
+            *map(vector, (how.first.rows, how.out.rows, how.out.rows, how.gate_up.rows // 2)),
+        ),
+        num_threads=WARPGROUPS + 1,
+        thread_name="wg",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        **kinds,
+    )(*inputs)
+    x, tails, state = outputs[:3]
+    return x[: how.width], tails, state

@@ -1,0 +1,124 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""How the weights of DeltaNet layers are dealt out to the programs of one launch, and packed."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+HEAD = 128  # K = V
+WARPGROUPS = 2  # of a program that multiply, each one half of every matrix's columns
+TILE = 64  # columns of a tile: 128 bytes, a line of shared memory's widest swizzle
+SLOTS, SLOT_ROWS = 8, 192  # of the ring in shared memory: 24 KiB a slot
+VALUES = 16  # columns of a head's state in a program, or a multiple
+
+
+class Product(NamedTuple):
+    """A program's part of one matrix.
+
+    Attributes:
+        rows: of the matrix, a multiple of 8; program g has rows g rows to (g + 1) rows - 1, and
+            what is past the matrix's last is zeros.
+        columns: of the matrix.
+        tiles: [rows, TILE] for each warpgroup in a slot of the ring.
+        start: lines of the stream before it.
+    """
+
+    rows: int
+    columns: int
+    tiles: int
+    start: int
+
+    @property
+    def steps(self) -> int:
+        """Slots of the ring that it takes."""
+        return self.columns // (WARPGROUPS * TILE * self.tiles)
+
+    @property
+    def lines(self) -> int:
+        """Of the stream in one slot."""
+        return WARPGROUPS * self.tiles * self.rows
+
+
+class Plan(NamedTuple):
+    """Who does what.
+
+    Attributes:
+        programs, heads: G, H.
+        first, out, gate_up, down: products of a layer, in order.
+        lines: of a layer's stream in a program.
+        values: columns of a head's state in a program.
+    """
+
+    programs: int
+    heads: int
+    first: Product
+    out: Product
+    gate_up: Product
+    down: Product
+    lines: int
+    values: int
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        return self.first, self.out, self.gate_up, self.down
+
+    @property
+    def width(self) -> int:
+        return self.heads * HEAD
+
+
+class Weights(NamedTuple):
+    """Of one layer, in one 16-bit dtype; matrices lie as [outputs, inputs]. D = 128 H.
+
+    Attributes:
+        first: [3 D + H, D], the maps to q, k, v and beta's logits, in this order.
+        out: [D, D], gate_up: [2 F, D], the gate's rows first, down: [D, F].
+    """
+
+    first: jax.Array
+    out: jax.Array
+    gate_up: jax.Array
+    down: jax.Array
+
+
+def plan(heads: int, hidden: int, programs: int) -> Plan:
+    """For a width of 128 heads and `hidden` F, both multiples of 256."""
+    width = heads * HEAD
+    sizes = ((3 * width + heads, width), (width, width), (2 * hidden, width), (width, hidden))
+    start, products = 0, []
+    for total, columns in sizes:
+        rows = 8 * math.ceil(total / (8 * programs))
+        most = columns // (WARPGROUPS * TILE)
+        tiles = max(
+            t
+            for t in range(1, most + 1)
+            if most % t == 0 and (t == 1 or WARPGROUPS * t * rows <= SLOT_ROWS)
+        )
+        products.append(Product(rows, columns, tiles, start))
+        start += rows * columns // TILE
+    values = VALUES
+    while width // values > programs:
+        values *= 2
+    return Plan(programs, heads, *products, start, values)
+
+
+def pack(how: Plan, weights: Weights) -> Float[Array, "G*lines TILE"]:
+    """A layer's stream of every program, one after the other, in the order of its products.
+
+    A slot has the tiles of the first warpgroup, then those of the second, whose columns are the
+    matrix's second half. Rows of gate and up take turns.
+    """
+    gate, up = jnp.split(weights.gate_up, 2)
+    weights = weights._replace(gate_up=jnp.stack([gate, up], axis=1).reshape(2 * len(gate), -1))
+    parts = []
+    for product, weight in zip(how.products, weights, strict=True):
+        missing = how.programs * product.rows - weight.shape[0]
+        weight = jnp.pad(weight, ((0, missing), (0, 0)))
+        sizes = (WARPGROUPS, product.steps, product.tiles, TILE)
+        weight = weight.reshape(how.programs, product.rows, *sizes)
+        parts.append(weight.transpose(0, 3, 2, 4, 1, 5).reshape(how.programs, -1, TILE))
+    return jnp.concatenate(parts, axis=1).reshape(-1, TILE)
