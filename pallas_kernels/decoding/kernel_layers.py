@@ -285,68 +285,86 @@ def _layer(
 
     # 1. z = W norm(x)
     scales = old.mixer_scale.at[number]
-    pl.when(number == 0)(lambda: program.give_normed(old.x, scales))
-    pl.when(number > 0)(lambda: program.give_normed(new.x, scales))
-    part, count = program.multiply(how.first, count)
+    with jax.named_scope("give x"):
+        pl.when(number == 0)(lambda: program.give_normed(old.x, scales))
+        pl.when(number > 0)(lambda: program.give_normed(new.x, scales))
+    with jax.named_scope("multiply first"):
+        part, count = program.multiply(how.first, count)
 
     def store_z(z):
         z = z * program.factor()
         new.z[program.mine(how.first.rows)] = z
         meeting.arrive()
 
-    program.finish(part, store_z)
-    meeting.wait(met + 1)
+    with jax.named_scope("finish z"):
+        program.finish(part, store_z)
+    with jax.named_scope("meet z"):
+        meeting.wait(met + 1)
 
     # 2. S, o = step(z, S)
     @pl.when(program.warpgroup == 0)
     def _():
         working = program.index < how.width // how.values
-        pl.when(working)(lambda: _step(program, old, new, number, scale, beta_scale))
-        meeting.arrive()
+        with jax.named_scope("step"):
+            pl.when(working)(lambda: _step(program, old, new, number, scale, beta_scale))
+            meeting.arrive()
 
     pl.when(program.warpgroup == 1)(lambda: _keep_inputs(program, old, new, number))
-    meeting.wait(met + 2)
+    with jax.named_scope("meet o"):
+        meeting.wait(met + 2)
 
     # 3. x1 = x + W norm(o), a norm a head
-    lines = program.lines(how.heads)
-    o = kernel_rows.load_lines(new.o, lines, LINES)
-    size = lax.rsqrt(jnp.sum(o * o, axis=1) * (1 / HEAD) + program.norm_eps)
-    gain = load(old.head_scale.at[number], LINES.reduce(0)).astype(jnp.float32)
-    program.give(o * over(size, o.shape, 0, LINES) * over(gain, o.shape, 1, LINES))
-    part, count = program.multiply(how.out, count)
+    with jax.named_scope("give o"):
+        lines = program.lines(how.heads)
+        o = kernel_rows.load_lines(new.o, lines, LINES)
+        size = lax.rsqrt(jnp.sum(o * o, axis=1) * (1 / HEAD) + program.norm_eps)
+        gain = load(old.head_scale.at[number], LINES.reduce(0)).astype(jnp.float32)
+        program.give(o * over(size, o.shape, 0, LINES) * over(gain, o.shape, 1, LINES))
+    with jax.named_scope("multiply out"):
+        part, count = program.multiply(how.out, count)
     mine = program.mine(how.out.rows)
 
     def store_x1(y):
         new.x1[mine] = x + y
         meeting.arrive()
 
-    program.finish(part, store_x1)
-    meeting.wait(met + 3)
+    with jax.named_scope("finish x1"):
+        program.finish(part, store_x1)
+    with jax.named_scope("meet x1"):
+        meeting.wait(met + 3)
 
     # 4. h = silu(W_1 u) (W_2 u), u = norm(x1)
-    program.give_normed(new.x1, old.mlp_scale.at[number])
-    part, count = program.multiply(how.gate_up, count)
+    with jax.named_scope("give x1"):
+        program.give_normed(new.x1, old.mlp_scale.at[number])
+    with jax.named_scope("multiply gate_up"):
+        part, count = program.multiply(how.gate_up, count)
 
     def store_h(y):
         gate, up = kernel_rows.split(y * program.factor())
         new.h[program.mine(how.gate_up.rows // 2)] = gate * sigmoid(gate) * up
         meeting.arrive()
 
-    program.finish(part, store_h)
-    meeting.wait(met + 4)
+    with jax.named_scope("finish h"):
+        program.finish(part, store_h)
+    with jax.named_scope("meet h"):
+        meeting.wait(met + 4)
 
     # 5. x = x1 + W h
     lines = program.lines(how.down.columns // HEAD)
     layout = plgpu.Layout.WG_STRIDED((lines.size, HEAD), vec_size=2)
-    program.give(kernel_rows.load_lines(new.h, lines, layout))
-    part, count = program.multiply(how.down, count)
+    with jax.named_scope("give h"):
+        program.give(kernel_rows.load_lines(new.h, lines, layout))
+    with jax.named_scope("multiply down"):
+        part, count = program.multiply(how.down, count)
 
     def store_x(y):
         new.x[mine] = load(new.x1.at[mine], ROW) + y
         meeting.arrive()
 
-    program.finish(part, store_x)
-    meeting.wait(met + 5)
+    with jax.named_scope("finish x"):
+        program.finish(part, store_x)
+    with jax.named_scope("meet x"):
+        meeting.wait(met + 5)
     return load(new.x.at[mine], ROW), count
 
 
