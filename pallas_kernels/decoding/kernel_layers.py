@@ -6,7 +6,7 @@ A program on every multiprocessor owns rows of every matrix (layers_plan.py). On
 them, in the order in which they are needed, into a ring in shared memory. That depends on nothing,
 so while programs wait for each other, or for a small sum, the next weights arrive.
 
-Two warpgroups multiply. To the tensor cores the row is a matrix of 64 equal rows, so that they
+The others multiply, each a part of the columns. To the tensor cores the row is a matrix of 64 equal rows, so that they
 read weights as they lie. Between two products vectors pass through device memory, and everybody
 waits for everybody (`Meeting`).
 """
@@ -29,12 +29,13 @@ from pallas_kernels.decoding.layers_plan import (
     SLOTS,
     TILE,
     VALUES,
-    WARPGROUPS,
     Plan,
     Product,
 )
 
 L2_EPS = 1e-6
+# A thread's that multiplies, by how many warpgroups do: of 65,536, less what others keep.
+REGISTERS = {2: 232, 4: 112}
 MEETINGS = 5  # of all programs in a layer
 # [n, 128]: a warp has a line.
 LINES = plgpu.Layout.TILED(plgpu.Tiling(((4, HEAD), (4,))), (-3,), (-2,), -1)
@@ -72,19 +73,19 @@ class Shared(NamedTuple):
 
     Attributes:
         ring: [SLOTS, lines, TILE] of the stream.
-        row: [2, n, 128], each warpgroup's half of the next product's input.
+        row: [warpgroups, n, 128], each one's part of the next product's input.
         squares: [H], of the input's lines the sum of squares.
-        part: the second warpgroup's part of a product.
-        full, empty: of the ring's slots; halves: `part` is there.
+        parts: of a product, what warpgroups beside the first have.
+        full, empty: of the ring's slots; multiplied: `parts` are there.
     """
 
     ring: jax.Ref
     row: jax.Ref
     squares: jax.Ref
-    part: jax.Ref
+    parts: jax.Ref
     full: jax.Ref
     empty: jax.Ref
-    halves: jax.Ref
+    multiplied: jax.Ref
 
 
 class Meeting:
@@ -152,7 +153,7 @@ class Program:
                     )
                     return count + 1
 
-                count = lax.fori_loop(0, product.steps, step, count)
+                count = lax.fori_loop(0, how.warpgroups * product.steps, step, count)
             return count
 
         count = lax.fori_loop(0, num_layers, layer, jnp.int32(0))
@@ -160,11 +161,12 @@ class Program:
             free_slot(count + i)
 
     def lines(self, count: int):
-        """This warpgroup's half of a vector's `count` lines."""
-        return pl.ds(self.warpgroup * (count // WARPGROUPS), count // WARPGROUPS)
+        """This warpgroup's part of a vector's `count` lines."""
+        size = count // self.how.warpgroups
+        return pl.ds(self.warpgroup * size, size)
 
     def give(self, x):
-        """x [n, 128]: this warpgroup's half of the next product's input."""
+        """x [n, 128]: this warpgroup's part of the next product's input."""
         self.shared.row[self.warpgroup, pl.ds(0, x.shape[0])] = x.astype(self.dtype)
 
     def give_normed(self, x_ref, scale_ref):
@@ -181,42 +183,41 @@ class Program:
         return lax.rsqrt(total / self.how.width + self.norm_eps)
 
     def multiply(self, product: Product, count):
-        """(rows of the product with this warpgroup's half of the input, slots used so far)."""
-        shared = self.shared
+        """(rows of the product with this warpgroup's part of the input, slots used so far)."""
+        how, shared = self.how, self.shared
 
         def with_sums(sums):
-            def step(i, count):
-                slot = lax.rem(count, jnp.int32(SLOTS))
+            @pl.loop(0, product.steps)
+            def _(step):
+                slot = lax.rem(count + step * how.warpgroups + self.warpgroup, jnp.int32(SLOTS))
                 plgpu.barrier_wait(shared.full.at[slot])
                 for t in range(product.tiles):
-                    at = (i * product.tiles + t) * TILE
+                    at = (step * product.tiles + t) * TILE
                     part = pl.ds(lax.rem(at, HEAD), TILE)
                     row = shared.row.at[self.warpgroup, lax.div(at, HEAD), part]
-                    first = (self.warpgroup * product.tiles + t) * product.rows
-                    tile = shared.ring.at[slot, pl.ds(first, product.rows)]
+                    tile = shared.ring.at[slot, pl.ds(t * product.rows, product.rows)]
                     kernel_rows.add_product(sums, row, tile)
                 plgpu.wgmma_wait(0)
                 plgpu.barrier_arrive(shared.empty.at[slot])
-                return count + 1
 
-            count_after = lax.fori_loop(0, product.steps, step, count)
-            return kernel_rows.first_row(sums[...]), count_after
+            return kernel_rows.first_row(sums[...])
 
-        return pl.run_scoped(with_sums, plgpu.ACC((64, product.rows), jnp.float32))
+        part = pl.run_scoped(with_sums, plgpu.ACC((kernel_rows.ROWS, product.rows), jnp.float32))
+        return part, count + how.warpgroups * product.steps
 
     def finish(self, part, then):
-        """In the first warpgroup: `then` of both warpgroups' parts added up."""
-        rows = pl.ds(0, part.shape[0])
+        """In the first warpgroup: `then` of all warpgroups' parts added up."""
+        others, rows = self.how.warpgroups - 1, pl.ds(0, part.shape[0])
 
-        @pl.when(self.warpgroup == 1)
+        @pl.when(self.warpgroup > 0)
         def _():
-            self.shared.part[rows] = part
-            plgpu.barrier_arrive(self.shared.halves)
+            self.shared.parts[self.warpgroup - 1, rows] = part
+            plgpu.barrier_arrive(self.shared.multiplied)
 
         @pl.when(self.warpgroup == 0)
         def _():
-            plgpu.barrier_wait(self.shared.halves)
-            then(part + load(self.shared.part.at[rows], ROW))
+            plgpu.barrier_wait(self.shared.multiplied)
+            then(sum((load(self.shared.parts.at[i, rows], ROW) for i in range(others)), part))
 
     def mine(self, rows: int):
         """Of a vector with `rows` for every program."""
@@ -351,7 +352,7 @@ def _layer(
 
     # 5. x = x1 + W h
     lines = program.lines(how.down.columns // HEAD)
-    layout = plgpu.Layout.WG_STRIDED((lines.size, HEAD), vec_size=2)
+    layout = plgpu.Layout.WG_STRIDED((lines.size, HEAD), vec_size=2 - lines.size % 2)
     with jax.named_scope("give h"):
         program.give(kernel_rows.load_lines(new.h, lines, layout))
     with jax.named_scope("multiply down"):
@@ -416,32 +417,32 @@ def run(
             program = Program(how, shared, stream.dtype, norm_eps)
             meeting = Meeting(how.programs, *scratch[len(shared) :])
 
-            @pl.when(program.warpgroup == WARPGROUPS)
+            @pl.when(program.warpgroup == how.warpgroups)
             def _():
                 plgpu.set_max_registers(24, action="decrease")
                 program.load_weights(old.stream, num_layers)
 
-            @pl.when(program.warpgroup < WARPGROUPS)
+            @pl.when(program.warpgroup < how.warpgroups)
             def _():
-                plgpu.set_max_registers(232, action="increase")
+                plgpu.set_max_registers(REGISTERS[how.warpgroups], action="increase")
                 layer = functools.partial(
                     _layer, program, meeting, old, new, scale=scale, beta_scale=beta_scale
                 )
                 x = load(old.x.at[program.mine(how.out.rows)], ROW)
                 lax.fori_loop(0, num_layers, layer, (x, jnp.int32(0)))
 
-        longest = max(p.columns for p in how.products) // WARPGROUPS
+        longest = max(p.columns for p in how.products) // how.warpgroups
         slot_rows = max(SLOT_ROWS, *(p.lines for p in how.products))
         transforms = (plgpu.TilingTransform((8, TILE)), plgpu.SwizzleTransform(2 * TILE))
         pl.run_scoped(
             scoped,
             plgpu.SMEM((SLOTS, slot_rows, TILE), stream.dtype, transforms=transforms),
-            plgpu.SMEM((WARPGROUPS, longest // HEAD, HEAD), stream.dtype),
+            plgpu.SMEM((how.warpgroups, longest // HEAD, HEAD), stream.dtype),
             plgpu.SMEM((heads,), jnp.float32),
-            plgpu.SMEM((max(p.rows for p in how.products),), jnp.float32),
+            plgpu.SMEM((how.warpgroups - 1, max(p.rows for p in how.products)), jnp.float32),
             plgpu.Barrier(num_arrivals=1, num_barriers=SLOTS),
-            plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=SLOTS),
-            plgpu.Barrier(num_arrivals=1),
+            plgpu.Barrier(num_arrivals=1, num_barriers=SLOTS),
+            plgpu.Barrier(num_arrivals=how.warpgroups - 1),
             *Meeting.scratch,
             collective_axes="wg",
         )
@@ -460,7 +461,7 @@ def run(
             jax.ShapeDtypeStruct(state.shape, state.dtype),
             *map(vector, (how.first.rows, how.out.rows, how.out.rows, how.gate_up.rows // 2)),
         ),
-        num_threads=WARPGROUPS + 1,
+        num_threads=how.warpgroups + 1,
         thread_name="wg",
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **kinds,

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 HEAD = 128  # K = V
-WARPGROUPS = 2  # of a program that multiply, each one half of every matrix's columns
 TILE = 64  # columns of a tile: 128 bytes, a line of shared memory's widest swizzle
 SLOTS, SLOT_ROWS = 8, 192  # of the ring in shared memory: 24 KiB a slot
 VALUES = 16  # columns of a head's state in a program, or a multiple
@@ -23,24 +22,21 @@ class Product(NamedTuple):
         rows: of the matrix, a multiple of 8; program g has rows g rows to (g + 1) rows - 1, and
             what is past the matrix's last is zeros.
         columns: of the matrix.
-        tiles: [rows, TILE] for each warpgroup in a slot of the ring.
+        tiles: [rows, TILE] in a slot of the ring.
+        steps: slots that each warpgroup takes.
         start: lines of the stream before it.
     """
 
     rows: int
     columns: int
     tiles: int
+    steps: int
     start: int
-
-    @property
-    def steps(self) -> int:
-        """Slots of the ring that it takes."""
-        return self.columns // (WARPGROUPS * TILE * self.tiles)
 
     @property
     def lines(self) -> int:
         """Of the stream in one slot."""
-        return WARPGROUPS * self.tiles * self.rows
+        return self.tiles * self.rows
 
 
 class Plan(NamedTuple):
@@ -48,6 +44,7 @@ class Plan(NamedTuple):
 
     Attributes:
         programs, heads: G, H.
+        warpgroups: of a program that multiply, each an equal part of every matrix's columns.
         first, out, gate_up, down: products of a layer, in order.
         lines: of a layer's stream in a program.
         values: columns of a head's state in a program.
@@ -55,6 +52,7 @@ class Plan(NamedTuple):
 
     programs: int
     heads: int
+    warpgroups: int
     first: Product
     out: Product
     gate_up: Product
@@ -85,32 +83,29 @@ class Weights(NamedTuple):
     down: jax.Array
 
 
-def plan(heads: int, hidden: int, programs: int) -> Plan:
-    """For a width of 128 heads and `hidden` F, both multiples of 256."""
+def plan(heads: int, hidden: int, programs: int, warpgroups: int | None = None) -> Plan:
+    """For a width of 128 heads, a multiple of 8, and `hidden` F, a multiple of 512."""
+    warpgroups = warpgroups or (4 if heads % 16 == 0 else 2)
     width = heads * HEAD
     sizes = ((3 * width + heads, width), (width, width), (2 * hidden, width), (width, hidden))
     start, products = 0, []
     for total, columns in sizes:
         rows = 8 * math.ceil(total / (8 * programs))
-        most = columns // (WARPGROUPS * TILE)
-        tiles = max(
-            t
-            for t in range(1, most + 1)
-            if most % t == 0 and (t == 1 or WARPGROUPS * t * rows <= SLOT_ROWS)
-        )
-        products.append(Product(rows, columns, tiles, start))
+        most = columns // (warpgroups * TILE)
+        fitting = [t for t in range(1, most + 1) if most % t == 0 and t * rows <= SLOT_ROWS]
+        tiles = max(fitting, default=1)
+        products.append(Product(rows, columns, tiles, most // tiles, start))
         start += rows * columns // TILE
     values = VALUES
     while width // values > programs:
         values *= 2
-    return Plan(programs, heads, *products, start, values)
+    return Plan(programs, heads, warpgroups, *products, start, values)
 
 
 def pack(how: Plan, weights: Weights) -> Float[Array, "G*lines TILE"]:
     """A layer's stream of every program, one after the other, in the order of its products.
 
-    A slot has the tiles of the first warpgroup, then those of the second, whose columns are the
-    matrix's second half. Rows of gate and up take turns.
+    Slots are for one warpgroup after the other. Rows of gate and up take turns.
     """
     gate, up = jnp.split(weights.gate_up, 2)
     weights = weights._replace(gate_up=jnp.stack([gate, up], axis=1).reshape(2 * len(gate), -1))
@@ -118,7 +113,7 @@ def pack(how: Plan, weights: Weights) -> Float[Array, "G*lines TILE"]:
     for product, weight in zip(how.products, weights, strict=True):
         missing = how.programs * product.rows - weight.shape[0]
         weight = jnp.pad(weight, ((0, missing), (0, 0)))
-        sizes = (WARPGROUPS, product.steps, product.tiles, TILE)
+        sizes = (how.warpgroups, product.steps, product.tiles, TILE)
         weight = weight.reshape(how.programs, product.rows, *sizes)
         parts.append(weight.transpose(0, 3, 2, 4, 1, 5).reshape(how.programs, -1, TILE))
     return jnp.concatenate(parts, axis=1).reshape(-1, TILE)
