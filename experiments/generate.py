@@ -46,7 +46,7 @@ def completions(model, tokenizer, prompts, values: flags.FlagValues) -> list[str
         "sampling": Sampling(values.temperature, values.top_k, values.top_p),
         "stop": tuple(values.stop),
         # Compiling it pays where thousands of small kernels are started a second.
-        "decoder": lay_out(model) if jax.default_backend() == "gpu" else None,
+        "decoder": _decoder(model, min(values.rows, len(prompts))),
     }
     # Prompts of like length side by side; each prompt's key is its own, whatever the order.
     ids = [document(tokenizer, prompt) for prompt in prompts]
@@ -67,6 +67,12 @@ def completions(model, tokenizer, prompts, values: flags.FlagValues) -> list[str
         for i, text in zip(chosen, texts, strict=True):
             found[i] = text
     return found
+
+
+def _decoder(model, batch_size: int):
+    if jax.default_backend() != "gpu":
+        return None
+    return lay_out(model, batch_size=batch_size)
 
 
 def _show(row: int, text: str) -> None:

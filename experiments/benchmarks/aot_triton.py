@@ -41,7 +41,7 @@ class Case(NamedTuple):
     Attributes:
         operator: a name in OPERATORS.
         sizes: B, T, H, K, V; of the selective scan B, T, D, N; of one token's product columns and
-            outputs, of its step H, K, V, all its layers L, H, K, F.
+            outputs, of its step H, K, V.
         dtype: of the inputs.
         segmented: with segments.
         option: of linear attention its decay, "none", "head" or "channel"; of a product what is
@@ -77,7 +77,6 @@ CASES = (
     Case("delta_net_step", (16, 128, 128), "bfloat16"),
     Case("delta_net_step", (4, 64, 64), "float32"),
     Case("delta_net_step", (8, 128, 256), "float16"),
-    Case("token", (2, 16, 128, 5632), "bfloat16"),
 )
 OPTIONS = ("SEGMENTS", "OUTPUT", "SAVE", "REVERSE")  # of a kernel, worth naming
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32", "int32": "*i32"}
@@ -160,31 +159,6 @@ def _delta_net_step(case: Case):
     )
 
 
-def _token(case: Case):
-    from pallas_kernels.decoding import triton_token_call as token
-
-    layers, heads, key_size, hidden = case.sizes
-    width, taps = heads * key_size, 4
-    array = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.dtype(case.dtype))
-    weights = token.Weights(
-        first=array((layers, 3 * width + heads, width)),
-        out=array((layers, width, width)),
-        gate_up=array((layers, 2 * hidden, width)),
-        down=array((layers, width, hidden)),
-        mixer_scale=array((layers, width)),
-        head_scale=array((layers, key_size)),
-        mlp_scale=array((layers, width)),
-        taps=array((layers, taps, 3 * width)),
-    )
-    carried = token.Carried(
-        x=array((width,)),
-        tails=array((layers, taps - 1, 3 * width)),
-        state=jax.ShapeDtypeStruct((layers, heads, key_size, key_size), jnp.float32),
-        scratch=jax.eval_shape(token.scratch, weights),
-    )
-    return functools.partial(token.token_triton, programs=132), (weights, carried)
-
-
 # The operator and its arguments; called as operator(*arguments, segments, capability=), and its
 # gradients are compiled too. Those of one token have neither segments nor gradients.
 OPERATORS = {
@@ -192,17 +166,11 @@ OPERATORS = {
     "linear_attention": _linear_attention,
     "selective_scan": _selective_scan,
 }
-OF_ONE_TOKEN = {
-    "row_product": _row_product,
-    "delta_net_step": _delta_net_step,
-    "token": _token,
-}
+OF_ONE_TOKEN = {"row_product": _row_product, "delta_net_step": _delta_net_step}
 
 
 def capabilities(case: Case) -> list[int]:
     """What this case is compiled for."""
-    if case.operator == "token":  # one program has a multiprocessor of Hopper's to itself
-        return [90]
     first = next(c for c in CASES if c.operator == case.operator)
     return [c for c in triton_device.SHARED_MEMORY if case == first or c % 10 == 0]
 

@@ -25,7 +25,6 @@ from pallas_kernels.decoding import kernel_rows
 from pallas_kernels.decoding.kernel_rows import PAIRS, ROW
 from pallas_kernels.decoding.layers_plan import (
     HEAD,
-    SLOT_ROWS,
     SLOTS,
     TILE,
     VALUES,
@@ -432,11 +431,10 @@ def run(
                 lax.fori_loop(0, num_layers, layer, (x, jnp.int32(0)))
 
         longest = max(p.columns for p in how.products) // how.warpgroups
-        slot_rows = max(SLOT_ROWS, *(p.lines for p in how.products))
         transforms = (plgpu.TilingTransform((8, TILE)), plgpu.SwizzleTransform(2 * TILE))
         pl.run_scoped(
             scoped,
-            plgpu.SMEM((SLOTS, slot_rows, TILE), stream.dtype, transforms=transforms),
+            plgpu.SMEM((SLOTS, how.slot_lines, TILE), stream.dtype, transforms=transforms),
             plgpu.SMEM((how.warpgroups, longest // HEAD, HEAD), stream.dtype),
             plgpu.SMEM((heads,), jnp.float32),
             plgpu.SMEM((how.warpgroups - 1, max(p.rows for p in how.products)), jnp.float32),

@@ -68,6 +68,11 @@ class Plan(NamedTuple):
     def width(self) -> int:
         return self.heads * HEAD
 
+    @property
+    def slot_lines(self) -> int:
+        """Of the largest slot."""
+        return max(p.lines for p in self.products)
+
 
 class Weights(NamedTuple):
     """Of one layer, in one 16-bit dtype; matrices lie as [outputs, inputs]. D = 128 H.
@@ -84,8 +89,9 @@ class Weights(NamedTuple):
 
 
 def plan(heads: int, hidden: int, programs: int, warpgroups: int | None = None) -> Plan:
-    """For a width of 128 heads, a multiple of 8, and `hidden` F, a multiple of 512."""
-    warpgroups = warpgroups or (4 if heads % 16 == 0 else 2)
+    """For a width of 128 heads, a multiple of 8, and `hidden` F, a multiple of 256."""
+    if warpgroups is None:
+        warpgroups = 4 if heads % 16 == 0 and hidden % 512 == 0 else 2
     width = heads * HEAD
     sizes = ((3 * width + heads, width), (width, width), (2 * hidden, width), (width, hidden))
     start, products = 0, []

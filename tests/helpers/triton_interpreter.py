@@ -86,10 +86,9 @@ def launch(kernel, *arguments, out, grid, tile, capability, aliases=None, **cons
         arrays = [np.array(x) for x in arrays]
         left = iter(arrays)
         given = [scalars[i] if i in scalars else next(left) for i in range(len(arguments))]
-        over = {target: arrays[source] for source, target in (aliases or {}).items()}
-        results = [
-            over[i] if i in over else np.full(x.shape, np.nan, x.dtype) for i, x in enumerate(out)
-        ]
+        results = [np.full(x.shape, np.nan, x.dtype) for x in out]
+        for source, target in (aliases or {}).items():
+            results[target] = arrays[source]
         pointers = [x if np.isscalar(x) else _Tensor(x) for x in (*given, *results)]
         kernel[grid](*pointers, **constants)
         return results
