@@ -35,6 +35,9 @@ from pallas_kernels.decoding.layers_plan import (
 L2_EPS = 1e-6
 # A thread's that multiplies, by how many warpgroups do: of 65,536, less what others keep.
 REGISTERS = {2: 232, 4: 112}
+# Slots on their way at a time. More of them arrive no sooner, and what programs tell each other
+# waits behind them.
+IN_FLIGHT = 3
 MEETINGS = 5  # of all programs in a layer
 # [n, 128]: a warp has a line.
 LINES = plgpu.Layout.TILED(plgpu.Tiling(((4, HEAD), (4,))), (-3,), (-2,), -1)
@@ -134,9 +137,11 @@ class Program:
         """Fills the ring; runs in a warpgroup of its own."""
         how, shared = self.how, self.shared
 
-        def free_slot(count):
-            slot = lax.rem(count, jnp.int32(SLOTS))
+        def take_turn(count):
+            """Waits until slot `count` may be filled."""
+            slot, before = (lax.rem(i, jnp.int32(SLOTS)) for i in (count, count - IN_FLIGHT))
             pl.when(count >= SLOTS)(lambda: plgpu.barrier_wait(shared.empty.at[slot]))
+            pl.when(count >= IN_FLIGHT)(lambda: plgpu.barrier_wait(shared.full.at[before]))
             return slot
 
         def layer(number, count):
@@ -144,7 +149,7 @@ class Program:
                 first = (number * how.programs + self.index) * how.lines + product.start
 
                 def step(i, count, product=product, first=first):
-                    slot = free_slot(count)
+                    slot = take_turn(count)
                     plgpu.copy_gmem_to_smem(
                         stream.at[pl.ds(first + i * product.lines, product.lines)],
                         shared.ring.at[slot, pl.ds(0, product.lines)],
@@ -156,8 +161,10 @@ class Program:
             return count
 
         count = lax.fori_loop(0, num_layers, layer, jnp.int32(0))
+        for i in range(IN_FLIGHT):
+            plgpu.barrier_wait(shared.full.at[lax.rem(count - IN_FLIGHT + i, jnp.int32(SLOTS))])
         for i in range(SLOTS):
-            free_slot(count + i)
+            plgpu.barrier_wait(shared.empty.at[lax.rem(count - SLOTS + i, jnp.int32(SLOTS))])
 
     def lines(self, count: int):
         """This warpgroup's part of a vector's `count` lines."""
@@ -196,6 +203,7 @@ class Program:
                     row = shared.row.at[self.warpgroup, lax.div(at, HEAD), part]
                     tile = shared.ring.at[slot, pl.ds(t * product.rows, product.rows)]
                     kernel_rows.add_product(sums, row, tile)
+                    plgpu.wgmma_wait(1)  # registers of two rows at a time
                 plgpu.wgmma_wait(0)
                 plgpu.barrier_arrive(shared.empty.at[slot])
 
