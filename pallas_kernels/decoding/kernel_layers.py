@@ -231,37 +231,64 @@ class Program:
         return pl.ds(self.index * rows, rows)
 
 
-def _convolved(z, tails, taps, channels, layout):
-    """silu of the short convolution's output for the newest input."""
+class _Convolution(NamedTuple):
+    """Of some channels: the newest input's tap, and the sum over the inputs before it."""
+
+    tap: jax.Array
+    past: jax.Array
+
+    def __call__(self, newest):
+        """Its silu."""
+        out = newest * self.tap + self.past
+        return out * sigmoid(out)
+
+
+def _convolution(tails, taps, channels, layout) -> _Convolution:
     width = taps.shape[0]
-    out = load(z.at[channels], layout) * load(taps.at[0, channels], layout).astype(jnp.float32)
-    for back in range(1, width):
-        old = load(tails.at[width - 1 - back, channels], layout).astype(jnp.float32)
-        out += old * load(taps.at[back, channels], layout).astype(jnp.float32)
-    return out * sigmoid(out)
+    tap, *older = (
+        load(taps.at[back, channels], layout).astype(jnp.float32) for back in range(width)
+    )
+    past = 0.0
+    for back, weight in enumerate(older, 1):
+        past += weight * load(tails.at[width - 1 - back, channels], layout).astype(jnp.float32)
+    return _Convolution(tap, past)
 
 
-def _step(program: Program, old: Inputs, new: Outputs, layer, scale: float, beta_scale: float):
-    """A head's part of `delta_net_step`, but for the norm of what is read, for some values."""
+def _step(
+    program: Program, old: Inputs, new: Outputs, layer, wait, scale: float, beta_scale: float
+):
+    """Some values of a head in `delta_net_step`, but for the norm of what is read.
+
+    What does not depend on the newest inputs comes before `wait` for them.
+    """
     how = program.how
     width, pieces = how.width, HEAD // how.values
-    head = lax.div(program.index, pieces)
+    head = lax.min(lax.div(program.index, pieces), how.heads - 1)  # the last ones do it for nobody
     first = lax.rem(program.index, pieces) * how.values
     values, shape = pl.ds(first, how.values), (HEAD, how.values)
     memory = load(old.state.at[layer, head, :, values], STATE)
-    convolved = functools.partial(_convolved, new.z, old.tails.at[layer], old.taps.at[layer])
-    q, k = (
-        convolved(pl.ds(i * width + head * HEAD, HEAD), STATE.reduce(1)) for i in range(2)
-    )  # fmt: skip
-    v = convolved(pl.ds(2 * width + head * HEAD + first, how.values), STATE.reduce(0))
+    keys = [pl.ds(i * width + head * HEAD, HEAD) for i in range(2)]
+    channels = [*keys, pl.ds(2 * width + head * HEAD + first, how.values)]
+    layouts = (STATE.reduce(1), STATE.reduce(1), STATE.reduce(0))
+    convolutions = [
+        _convolution(old.tails.at[layer], old.taps.at[layer], *which)
+        for which in zip(channels, layouts, strict=True)
+    ]
+    wait()
+    q, k, v = (
+        convolved(load(new.z.at[which], layout))
+        for convolved, which, layout in zip(convolutions, channels, layouts, strict=True)
+    )
     beta = beta_scale * sigmoid(new.z[3 * width + head])
-    q, k = (
-        over(x * lax.rsqrt(jnp.sum(x * x) + L2_EPS), shape, 0, STATE) for x in (q, k)
-    )  # fmt: skip
+    q, k = (over(x * lax.rsqrt(jnp.sum(x * x) + L2_EPS), shape, 0, STATE) for x in (q, k))
     write = beta * (v - jnp.sum(k * memory, axis=0))
     memory = memory + k * over(write, shape, 1, STATE)
-    new.state[layer, head, :, values] = memory
-    new.o[pl.ds(head * HEAD + first, how.values)] = scale * jnp.sum(q * memory, axis=0)
+    read = scale * jnp.sum(q * memory, axis=0)
+
+    @pl.when(program.index < how.heads * pieces)
+    def _():
+        new.state[layer, head, :, values] = memory
+        new.o[pl.ds(head * HEAD + first, how.values)] = read
 
 
 def _keep_inputs(program: Program, old: Inputs, new: Outputs, layer):
@@ -306,18 +333,20 @@ def _layer(
 
     with jax.named_scope("finish z"):
         program.finish(part, store_z)
-    with jax.named_scope("meet z"):
-        meeting.wait(met + 1)
-
     # 2. S, o = step(z, S)
+    meet_z = functools.partial(meeting.wait, met + 1)
+
     @pl.when(program.warpgroup == 0)
     def _():
-        working = program.index < how.width // how.values
         with jax.named_scope("step"):
-            pl.when(working)(lambda: _step(program, old, new, number, scale, beta_scale))
+            _step(program, old, new, number, meet_z, scale, beta_scale)
             meeting.arrive()
 
-    pl.when(program.warpgroup == 1)(lambda: _keep_inputs(program, old, new, number))
+    @pl.when(program.warpgroup > 0)
+    def _():
+        meet_z()
+        pl.when(program.warpgroup == 1)(lambda: _keep_inputs(program, old, new, number))
+
     with jax.named_scope("meet o"):
         meeting.wait(met + 2)
 
