@@ -267,6 +267,7 @@ class Decoder(nnx.Module):
 
     Attributes:
         implementation: a name in IMPLEMENTATIONS.
+        batch_size: rows that it takes, or None: any number.
         take_state: (a model's state, num_layers) -> the decoder's.
     """
 
@@ -275,13 +276,13 @@ class Decoder(nnx.Module):
         self.embedding = nnx.Param(model.embed.embedding[...].astype(dtype))
         self.implementation = chosen.name
         self.layers = chosen.run(model)
-        self.take_state = joined_state if chosen.run is AtOnce else layer_states
+        at_once = chosen.run is AtOnce
+        self.batch_size = 1 if at_once else None
+        self.take_state = joined_state if at_once else layer_states
         self.final_norm = model.final_norm
         self.head = None if model.head is None else Product([model.head.kernel[...]], dtype)
 
-    def features(
-        self, tokens: Int[Array, "B 1"], *, state
-    ) -> tuple[Float[Array, "B 1 D"], object]:
+    def features(self, tokens: Int[Array, "B 1"], *, state) -> tuple[Float[Array, "B 1 D"], object]:
         """See `LanguageModel.features`; but the final norm is `logits`'."""
         return self.layers(lookup(self.embedding[...], tokens), state)
 

@@ -73,7 +73,7 @@ def stream(
         [B, n] int32 ids on the host, n = 1 (from the prompt), then `chunk` or fewer.
     Raises:
         ValueError: no prompt or an empty one, num_tokens or chunk below 1, as many keys as are not
-            rows, a model with bottleneck.
+            rows, a model with bottleneck, a decoder laid out for another number of rows.
     """
     rows = _checked(prompts)
     for name, value in (("num_tokens", num_tokens), ("chunk", chunk)):
@@ -81,6 +81,10 @@ def stream(
             raise ValueError(f"{name}: wanted at least 1, got {value}")
     if model.bottleneck is not None:
         raise ValueError("model: wanted one without bottleneck, which reads whole sequences")
+    if decoder is not None and decoder.batch_size not in (None, len(rows)):
+        raise ValueError(
+            f"decoder: laid out for {decoder.batch_size} rows, got {len(rows)} prompts"
+        )
     if key.ndim == 0:
         key = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(rows)))
     elif key.shape != (len(rows),):
@@ -146,7 +150,7 @@ def prefill(
     sampling: Sampling,
     take_state: Callable | None = None,
 ):
-    """(first new token of each row [B], state after the prompt; a decoder's with its `take_state`)."""
+    """(first new token of each row [B], state after the prompt: by a decoder's `take_state`)."""
     model = nnx.merge(graphdef, weights)
     state = model.init_state(tokens.shape[0], max_length)
     features, state = model.features(tokens, segment_ids=segment_ids, state=state)

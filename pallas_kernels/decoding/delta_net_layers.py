@@ -80,7 +80,9 @@ def unsupported(
     if heads % 8 or heads > programs():
         return f"the kernel takes a multiple of 8 heads, at most {programs()}, got {heads}"
     if hidden % 256 or not 0 < hidden <= MAX_HIDDEN:
-        return f"the kernel takes an MLP as wide as a multiple of 256 up to {MAX_HIDDEN}, got {hidden}"
+        return (
+            f"the kernel takes an MLP as wide as a multiple of 256 up to {MAX_HIDDEN}, got {hidden}"
+        )
     if taps < 2:
         return f"the kernel takes at least 2 taps, got {taps}"
     if (lines := plan(heads, hidden, programs()).slot_lines) > SLOT_ROWS:
@@ -96,7 +98,7 @@ def pack_layers(layers: Sequence[LayerWeights], how: Plan) -> PackedLayers:
 
 
 def delta_net_layers(
-    x: Float[Array, "1 D"],
+    x: Float[Array, "B D"],
     layers: PackedLayers,
     state: LayersState,
     *,
@@ -104,7 +106,7 @@ def delta_net_layers(
     beta_scale: float = 1.0,
     norm_eps: float = 1e-6,
     scale: float | None = None,
-) -> tuple[Float[Array, "1 D"], LayersState]:
+) -> tuple[Float[Array, "B D"], LayersState]:
     """x through all layers, each with norm(a, g) = g a / sqrt(mean a^2 + norm_eps):
         z = first norm(x, mixer_scale);  o, state = delta_net_step(z, state);  x1 = x + out o;
         x = x1 + down (silu(gate u) * up u), u = norm(x1, mlp_scale).

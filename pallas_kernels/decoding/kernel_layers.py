@@ -6,9 +6,9 @@ A program on every multiprocessor owns rows of every matrix (layers_plan.py). On
 them, in the order in which they are needed, into a ring in shared memory. That depends on nothing,
 so while programs wait for each other, or for a small sum, the next weights arrive.
 
-The others multiply, each a part of the columns. To the tensor cores the row is a matrix of 64 equal rows, so that they
-read weights as they lie. Between two products vectors pass through device memory, and everybody
-waits for everybody (`Meeting`).
+The others multiply, each a part of the columns. To the tensor cores the row is a matrix of 64
+equal rows, so that they read weights as they lie. Between two products vectors pass through device
+memory, and everybody waits for everybody (`Meeting`).
 """
 
 import functools
@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from pallas_kernels.decoding import kernel_rows
-from pallas_kernels.decoding.kernel_rows import PAIRS, ROW
+from pallas_kernels.decoding.kernel_rows import ROW
 from pallas_kernels.decoding.layers_plan import (
     HEAD,
     SLOTS,
@@ -39,6 +39,8 @@ REGISTERS = {2: 232, 4: 112}
 # waits behind them.
 IN_FLIGHT = 3
 MEETINGS = 5  # of all programs in a layer
+# Of tiles in shared memory, as the tensor cores take them.
+TRANSFORMS = (plgpu.TilingTransform((8, TILE)), plgpu.SwizzleTransform(2 * TILE))
 # [n, 128]: a warp has a line.
 LINES = plgpu.Layout.TILED(plgpu.Tiling(((4, HEAD), (4,))), (-3,), (-2,), -1)
 # Of a head's state [128, values]: keys over warps and eight lanes, values over four lanes.
@@ -411,9 +413,9 @@ def run(
     mixer_scale: Float[Array, "L D"],
     head_scale: Float[Array, "L K"],
     mlp_scale: Float[Array, "L D"],
-    taps: Float[Array, "L W 3D"],
+    taps: Float[Array, "L W channels"],
     x: Float[Array, "D"],
-    tails: Float[Array, "L past 3D"],
+    tails: Float[Array, "L past channels"],
     state: Float[Array, "L H K V"],
     *,
     scale: float,
@@ -468,10 +470,9 @@ def run(
                 lax.fori_loop(0, num_layers, layer, (x, jnp.int32(0)))
 
         longest = max(p.columns for p in how.products) // how.warpgroups
-        transforms = (plgpu.TilingTransform((8, TILE)), plgpu.SwizzleTransform(2 * TILE))
         pl.run_scoped(
             scoped,
-            plgpu.SMEM((SLOTS, how.slot_lines, TILE), stream.dtype, transforms=transforms),
+            plgpu.SMEM((SLOTS, how.slot_lines, TILE), stream.dtype, transforms=TRANSFORMS),
             plgpu.SMEM((how.warpgroups, longest // HEAD, HEAD), stream.dtype),
             plgpu.SMEM((heads,), jnp.float32),
             plgpu.SMEM((how.warpgroups - 1, max(p.rows for p in how.products)), jnp.float32),

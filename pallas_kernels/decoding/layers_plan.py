@@ -108,7 +108,7 @@ def plan(heads: int, hidden: int, programs: int, warpgroups: int | None = None) 
     return Plan(programs, heads, warpgroups, *products, start, values)
 
 
-def pack(how: Plan, weights: Weights) -> Float[Array, "G*lines TILE"]:
+def pack(how: Plan, weights: Weights) -> Float[Array, "lines TILE"]:
     """A layer's stream of every program, one after the other, in the order of its products.
 
     Slots are for one warpgroup after the other. Rows of gate and up take turns.

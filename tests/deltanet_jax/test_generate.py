@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from deltanet_jax import decoder as decoder_module
 from deltanet_jax.decoder import lay_out, layer_states
 from deltanet_jax.generate import bucket, generate, pad_left, stream
+from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.sampling import Sampling, keep_likely, sample
+from tests.helpers import mosaic_interpreter
 from tests.helpers.compare import assert_close, rms_ratio
 from tests.helpers.models import MIXERS, random_tokens, small_model
 
@@ -236,6 +239,50 @@ def test_a_decoder_is_its_model(mixers, batch):
         return decoder.logits(ours), model.logits(features)
 
     assert_close("logits", *both(model, decoder, random_tokens(batch, 7)), 1e-5)
+
+
+def test_all_layers_at_once_are_their_model(monkeypatch):
+    """Logits of tokens one by one, the kernel interpreted, against the parallel form."""
+    mixer = DeltaNetConfig(num_heads=2, chunk_size=16, allow_neg_eigval=True)
+    model = small_model(mixer, d_model=256, mlp_hidden_size=256, init_std=0.1)
+    tokens, prompt = random_tokens(1, 8), 5
+    monkeypatch.setattr(decoder_module, "unsupported", lambda **sizes: None)
+    monkeypatch.setattr(decoder_module, "programs", lambda: 2)
+    decoder = lay_out(model, batch_size=1)
+    assert decoder.implementation == "at_once"
+
+    @nnx.jit
+    def one(decoder, token, state):
+        features, state = decoder.features(token, state=state)
+        return decoder.logits(features), state
+
+    _, state = model.features(tokens[:, :prompt], state=model.init_state(1, 8))
+    state, logits = decoder.take_state(state, 2), []
+    with mosaic_interpreter.interpreted("float32"):
+        for place in range(prompt, 8):
+            new, state = one(decoder, tokens[:, place : place + 1], state)
+            logits.append(new[:, 0])
+    wanted = parallel(model, tokens)[:, prompt:]
+    assert_close("logits", jnp.stack(logits, axis=1), wanted, 1e-5)
+    with pytest.raises(ValueError, match="^decoder: laid out for 1 rows, got 2 prompts"):
+        next(stream(model, [[1], [2]], 3, key=jax.random.key(0), decoder=decoder))
+
+
+@pytest.mark.parametrize(
+    ("mixers", "changes", "batch_size", "reason"),
+    [
+        ((DELTA_NET,), {}, 2, "it takes one row, batch_size is 2"),
+        ((DELTA_NET,), {}, None, "it takes one row, batch_size is None"),
+        ((DELTA_NET, WINDOW), {}, 1, "DeltaNets with convolutions"),
+        ((DELTA_NET,), {"mlp_hidden_size": 0}, 1, "DeltaNets with convolutions"),
+        ((MIXERS["delta_net-options"],), {}, 1, "DeltaNets with convolutions"),
+        ((DELTA_NET,), {}, 1, "needs a Hopper GPU"),
+    ],
+)
+def test_what_does_not_go_at_once(mixers, changes, batch_size, reason):
+    model = small_model(*mixers, **changes)
+    with pytest.raises(NotImplementedError, match=reason):
+        lay_out(model, batch_size=batch_size, implementation="at_once")
 
 
 @pytest.mark.slow
