@@ -33,6 +33,7 @@ from pallas_kernels.decoding import layers_plan
 from pallas_kernels.decoding.delta_net_layers import (
     LayersState,
     LayerWeights,
+    PackedLayers,
     delta_net_layers,
     pack_layers,
     programs,
@@ -217,16 +218,12 @@ class AtOnce(nnx.Module):
             "norm_eps": model.config.norm_eps,
         }
         packed = pack_layers([_weights(block, dtype) for block in blocks], self.how)
-        self.packed = jax.tree.map(nnx.Param, packed)
+        self.packed = nnx.Dict({k: nnx.Param(v) for k, v in packed._asdict().items()})
 
     def __call__(self, x: Float[Array, "B 1 D"], state: LayersState):
-        packed = jax.tree.map(lambda p: p[...], self.packed, is_leaf=_is_param)
+        packed = PackedLayers(*(self.packed[name][...] for name in PackedLayers._fields))
         y, state = delta_net_layers(x[:, 0], packed, state, how=self.how, **self.options)
         return y[:, None], state
-
-
-def _is_param(x) -> bool:
-    return isinstance(x, nnx.Param)
 
 
 def _blocks(model: LanguageModel) -> list[Block]:

@@ -19,7 +19,7 @@ import pytest
 from pallas_kernels.decoding import kernel_layers, kernel_rows
 
 
-class ClusterMeeting:
+class ClusterMeeting(kernel_layers.Meeting):
     """`kernel_layers.Meeting`; one of a layer's can be left out. Brings [warpgroups, 64, 64] of
     shared memory along, for `add_product`."""
 

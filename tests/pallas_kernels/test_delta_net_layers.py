@@ -19,65 +19,12 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from pallas_kernels.decoding import delta_net_layers as operator
 from pallas_kernels.decoding import layers_plan
 from tests.helpers import decoding, mosaic_interpreter
+from tests.helpers.delta_net_layers import W, defined, layers
 from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
 
-LAYERS, HEADS, HIDDEN, W, TOKENS = 2, 2, 512, 4, 2
+LAYERS, HEADS, HIDDEN = 2, 2, 512
 WIDTH = HEADS * layers_plan.HEAD
 H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
-
-
-def layers(heads=HEADS, hidden=HIDDEN, dtype=jnp.float32):
-    """Weights of LAYERS layers, a state and inputs [TOKENS, D]."""
-    width = heads * layers_plan.HEAD
-    keys = iter(jax.random.split(jax.random.key(0), 100))
-
-    def normal(*shape, at=0.0, size=1.0, dtype=dtype):
-        return (at + size * jax.random.normal(next(keys), shape)).astype(dtype)
-
-    weights = [
-        operator.LayerWeights(
-            layers_plan.Weights(
-                normal(3 * width + heads, width, size=width**-0.5),
-                normal(width, width, size=width**-0.5),
-                normal(2 * hidden, width, size=width**-0.5),
-                normal(width, hidden, size=hidden**-0.5),
-            ),
-            normal(width, at=1.0, size=0.3),
-            normal(layers_plan.HEAD, at=1.0, size=0.3),
-            normal(width, at=1.0, size=0.3),
-            normal(W, 3 * width),
-        )
-        for _ in range(LAYERS)
-    ]
-    state = operator.LayersState(
-        normal(LAYERS, W - 1, 3 * width),
-        normal(LAYERS, heads, layers_plan.HEAD, layers_plan.HEAD, dtype=jnp.float32),
-    )
-    return weights, state, normal(TOKENS, width)
-
-
-def defined(weights, state, x, wrong=None):
-    """(x [T, D], tails, memory) by the operators' definitions; `wrong` is a step's."""
-    weights, state, x = jax.tree.map(lambda a: np.asarray(a, np.float64), (weights, state, x))
-    heads, width = state.memory.shape[1], x.shape[1]
-    options = {"columns": (0, width, 2 * width, 3 * width), "beta_scale": 2.0}
-    options["scale"] = layers_plan.HEAD**-0.5
-    all_tails, memories = [], []
-    for layer, tails, memory in zip(weights, *state, strict=True):
-        matrices = layer.matrices
-        z = decoding.product(x, matrices.first, norm_scale=layer.mixer_scale)
-        parts = (tuple(np.split(a, 3, axis=-1)) for a in (tails[None], layer.taps))
-        sequence = decoding.Sequence(
-            z[:, None], *parts, layer.head_scale, memory[None], options
-        )  # fmt: skip
-        o, new = decoding.steps(sequence, wrong=wrong)
-        x = decoding.product(o[:, 0], matrices.out, residual=x)
-        h = decoding.product(x, matrices.gate_up, gated=True, norm_scale=layer.mlp_scale)
-        x = decoding.product(h, matrices.down, residual=x)
-        all_tails.append(np.concatenate([tails, z[:, : 3 * width]])[-tails.shape[0] :])
-        memories.append(new[0])
-    assert heads == memories[0].shape[0]
-    return x, np.stack(all_tails), np.stack(memories)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +70,7 @@ def run_interpreted(weights, state, x, programs=2):
 
 
 def test_tokens_in_the_interpreter():
-    inputs = layers()
+    inputs = layers(HEADS, HIDDEN, jnp.float32)
     got = run_interpreted(*inputs)
     for name, x, y in zip(("x", "tails", "memory"), got, defined(*inputs), strict=True):
         assert_close(name, x, y, BOUNDS["float32"])
@@ -132,7 +79,7 @@ def test_tokens_in_the_interpreter():
 @pytest.mark.slow
 @pytest.mark.parametrize("programs", [1, 5])
 def test_in_16_bits(programs):
-    inputs = layers(dtype=jnp.bfloat16)
+    inputs = layers(HEADS, HIDDEN, jnp.bfloat16)
     got = run_interpreted(*inputs, programs=programs)
     for name, x, y in zip(("x", "tails", "memory"), got, defined(*inputs), strict=True):
         assert_close(name, x, y, BOUNDS["bfloat16"])
@@ -143,13 +90,13 @@ def test_in_16_bits(programs):
 def test_every_meeting_matters(left_out, monkeypatch):
     """Without it somebody reads what nobody has written."""
     monkeypatch.setattr(mosaic_interpreter.ClusterMeeting, "left_out", left_out)
-    got = run_interpreted(*layers())
+    got = run_interpreted(*layers(HEADS, HIDDEN, jnp.float32))
     assert not all(np.isfinite(x).all() for x in got)
 
 
 @pytest.mark.parametrize("name", decoding.WRONG_STEPS)
 def test_a_wrong_layer_is_told_apart(name):
-    weights, state, x = layers()
+    weights, state, x = layers(HEADS, HIDDEN, jnp.float32)
     wrong, right = (defined(weights, state, x, wrong=w)[0] for w in (name, None))
     assert rms_ratio(wrong, right) > 1e-2
 
@@ -214,7 +161,7 @@ def test_it_needs_a_hopper_gpu():
     ],
 )
 def test_impossible_arguments_are_refused(changes, message):
-    weights, state, x = layers()
+    weights, state, x = layers(HEADS, HIDDEN, jnp.float32)
     how = layers_plan.plan(HEADS, HIDDEN, 2)
     packed = operator.pack_layers(weights, how)
     x = changes.pop("x", x[:1])
