@@ -19,8 +19,8 @@ from pallas_kernels._common import triton_device
 from pallas_kernels.decoding import delta_net_layers as operator
 from pallas_kernels.decoding import layers_plan
 from tests.helpers import decoding
-from tests.helpers.delta_net_layers import defined, layers
 from tests.helpers.compare import BOUNDS, assert_close, equal_bits, rms_ratio
+from tests.helpers.delta_net_layers import defined, layers
 from tests.helpers.models import random_tokens, small_model
 
 pytestmark = [

@@ -19,8 +19,8 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from pallas_kernels.decoding import delta_net_layers as operator
 from pallas_kernels.decoding import layers_plan
 from tests.helpers import decoding, mosaic_interpreter
-from tests.helpers.delta_net_layers import W, defined, layers
 from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
+from tests.helpers.delta_net_layers import W, defined, layers
 
 LAYERS, HEADS, HIDDEN = 2, 2, 512
 WIDTH = HEADS * layers_plan.HEAD
