@@ -213,16 +213,21 @@ class AtOnce(nnx.Module):
         self.how = layers_plan.plan(
             mixer.config.num_heads, blocks[0].mlp.down_proj.kernel.shape[0], programs()
         )
-        self.options = {
-            "beta_scale": 2.0 if mixer.config.allow_neg_eigval else 1.0,
-            "norm_eps": model.config.norm_eps,
-        }
+        self.beta_scale = 2.0 if mixer.config.allow_neg_eigval else 1.0
+        self.norm_eps = model.config.norm_eps
         packed = pack_layers([_weights(block, dtype) for block in blocks], self.how)
         self.packed = nnx.Dict({k: nnx.Param(v) for k, v in packed._asdict().items()})
 
     def __call__(self, x: Float[Array, "B 1 D"], state: LayersState):
         packed = PackedLayers(*(self.packed[name][...] for name in PackedLayers._fields))
-        y, state = delta_net_layers(x[:, 0], packed, state, how=self.how, **self.options)
+        y, state = delta_net_layers(
+            x[:, 0],
+            packed,
+            state,
+            how=self.how,
+            beta_scale=self.beta_scale,
+            norm_eps=self.norm_eps,
+        )
         return y[:, None], state
 
 
