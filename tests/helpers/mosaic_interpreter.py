@@ -16,11 +16,11 @@ import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 import pytest
 
-from pallas_kernels.decoding import kernel_layers, kernel_rows
+from pallas_kernels.decoding import kernel_layers, kernel_program, kernel_rows
 
 
-class ClusterMeeting(kernel_layers.Meeting):
-    """`kernel_layers.Meeting`; one of a layer's can be left out. Brings [warpgroups, 64, 64] of
+class ClusterMeeting(kernel_program.Meeting):
+    """`kernel_program.Meeting`; one of a layer's can be left out. Brings [warpgroups, 64, 64] of
     shared memory along, for `add_product`."""
 
     left_out = None
@@ -69,8 +69,8 @@ def interpreted(dtype, *, detect_races=False):
     params = plgpu.InterpretGPUParams(detect_races=detect_races)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClusterMeeting, "scratch", scratch(dtype), raising=False)
-        patch.setattr(kernel_layers, "Meeting", ClusterMeeting)
-        patch.setattr(kernel_layers, "TRANSFORMS", ())  # of 16 bits
+        patch.setattr(kernel_program, "Meeting", ClusterMeeting)
+        patch.setattr(kernel_program, "TRANSFORMS", ())  # of 16 bits
         run = functools.partial(kernel_layers.run, interpret=params)
         patch.setattr(kernel_layers, "run", run)
         patch.setattr(kernel_rows, "add_product", add_product)
