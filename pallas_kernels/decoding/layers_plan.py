@@ -89,7 +89,16 @@ class Weights(NamedTuple):
 
 
 def plan(heads: int, hidden: int, programs: int, warpgroups: int | None = None) -> Plan:
-    """For a width of 128 heads, a multiple of 8, and `hidden` F, a multiple of 256."""
+    """For a width of 128 heads and `hidden` F, a multiple of 256.
+
+    Args:
+        programs: at least one a head.
+        warpgroups: 2 or 4; None: 4 where heads and `hidden` allow it.
+    Raises:
+        ValueError: there are fewer programs than heads.
+    """
+    if programs < heads:
+        raise ValueError(f"programs: wanted at least one a head, {heads}, got {programs}")
     if warpgroups is None:
         warpgroups = 4 if heads % 16 == 0 and hidden % 512 == 0 else 2
     width = heads * HEAD

@@ -244,24 +244,28 @@ def test_a_decoder_is_its_model(mixers, batch):
 def test_all_layers_at_once_are_their_model(monkeypatch):
     """Logits of tokens one by one, the kernel interpreted, against the parallel form."""
     mixer = DeltaNetConfig(num_heads=2, chunk_size=16, allow_neg_eigval=True)
-    model = small_model(mixer, d_model=256, mlp_hidden_size=256, init_std=0.1)
-    tokens, prompt = random_tokens(1, 8), 5
+    options = {"d_model": 256, "num_layers": 1, "mlp_hidden_size": 256, "init_std": 0.1}
+    model, tokens, prompt = small_model(mixer, **options), random_tokens(1, 7), 5
     monkeypatch.setattr(decoder_module, "unsupported", lambda **sizes: None)
     monkeypatch.setattr(decoder_module, "programs", lambda: 2)
     decoder = lay_out(model, batch_size=1)
     assert decoder.implementation == "at_once"
 
-    @nnx.jit
-    def one(decoder, token, state):
+    @functools.partial(jax.jit, static_argnums=0)
+    def one(graphdef, weights, token, state):
+        decoder = nnx.merge(graphdef, weights)
         features, state = decoder.features(token, state=state)
-        return decoder.logits(features), state
+        return decoder.logits(features)[:, 0], state
 
-    _, state = model.features(tokens[:, :prompt], state=model.init_state(1, 8))
-    state, logits = decoder.take_state(state, 2), []
+    @nnx.jit
+    def read(model, tokens):
+        return model.features(tokens, state=model.init_state(1, 7))[1]
+
+    state, logits = decoder.take_state(read(model, tokens[:, :prompt]), 1), []
     with mosaic_interpreter.interpreted("float32"):
-        for place in range(prompt, 8):
-            new, state = one(decoder, tokens[:, place : place + 1], state)
-            logits.append(new[:, 0])
+        for token in tokens[:, prompt:].T:
+            new, state = one(*nnx.split(decoder), token[None], state)
+            logits.append(new)
     wanted = parallel(model, tokens)[:, prompt:]
     assert_close("logits", jnp.stack(logits, axis=1), wanted, 1e-5)
     with pytest.raises(ValueError, match="^decoder: laid out for 1 rows, got 2 prompts"):

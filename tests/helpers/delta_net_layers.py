@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights and inputs of layers of a DeltaNet with SwiGLU, and their definition in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from tests.helpers import decoding
 W, TOKENS = 4, 2
 
 
+@functools.cache
 def layers(heads, hidden, dtype, num_layers=2):
     """Weights of every layer, a state and inputs [TOKENS, D]."""
     width = heads * layers_plan.HEAD

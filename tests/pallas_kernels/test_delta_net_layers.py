@@ -28,7 +28,7 @@ H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "
 
 
 @pytest.mark.parametrize(
-    ("heads", "hidden", "programs", "warpgroups"), [(4, 512, 13, 4), (4, 768, 7, 2), (2, 256, 1, 2)]
+    ("heads", "hidden", "programs", "warpgroups"), [(4, 512, 13, 4), (4, 768, 7, 2), (2, 256, 2, 2)]
 )
 def test_the_stream_holds_every_product(heads, hidden, programs, warpgroups):
     """What the programs' warpgroups get from their tiles adds up to the products."""
@@ -77,7 +77,7 @@ def test_tokens_in_the_interpreter():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("programs", [1, 5])
+@pytest.mark.parametrize("programs", [2, 5])
 def test_in_16_bits(programs):
     inputs = layers(HEADS, HIDDEN, jnp.bfloat16)
     got = run_interpreted(*inputs, programs=programs)
@@ -145,6 +145,11 @@ def test_what_the_kernel_takes(changes, reason, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [device])
     found = operator.unsupported(**(SUPPORTED | changes))
     assert found is None if reason is None else reason in found
+
+
+def test_a_head_needs_a_program():
+    with pytest.raises(ValueError, match="^programs: wanted at least one a head, 16, got 8"):
+        layers_plan.plan(16, 5632, 8)
 
 
 def test_it_needs_a_hopper_gpu():
