@@ -174,7 +174,7 @@ def compile_kernel(equation, sharding) -> dict[str, int | float | str]:
         "registers": int(registers.group(1)),
         "spilled": int(spilled.group(1)),
         "shared": sizes[9],
-        "serialised": "C7514" in said[0],  # wgmma that waits for itself
+        "serialised": "instructions are serialized" in said[0],  # wgmma that waits for itself
         "seconds": seconds,
     }
 
@@ -224,7 +224,7 @@ def main() -> int:
             for name, equation in found_kernels:
                 found = compile_kernel(equation, sharding)
                 print(
-                    f"| {where} | {name}{' (C7514)' if found['serialised'] else ''} "
+                    f"| {where} | {name}{' (serialised)' if found['serialised'] else ''} "
                     f"| {found['grid']} | {found['threads']} | {found['registers']} "
                     f"| {found['spilled']} | {found['shared']} | {found['seconds']:.1f} |",
                     flush=True,
@@ -233,7 +233,7 @@ def main() -> int:
                     failures.append(f"{where}: {name} spills {found['spilled']} bytes")
         except Exception as error:  # the other sizes are still worth knowing
             failures.append(f"{where}: {type(error).__name__}: {str(error)[:500]}")
-    print(f"\n(C7514): wgmma serialised. Spills up to {SPILL_LIMIT} bytes a thread pass.")
+    print(f"\n(serialised): wgmma waits for itself. Spills up to {SPILL_LIMIT} bytes a thread pass.")
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
