@@ -233,7 +233,9 @@ def main() -> int:
                     failures.append(f"{where}: {name} spills {found['spilled']} bytes")
         except Exception as error:  # the other sizes are still worth knowing
             failures.append(f"{where}: {type(error).__name__}: {str(error)[:500]}")
-    print(f"\n(serialised): wgmma waits for itself. Spills up to {SPILL_LIMIT} bytes a thread pass.")
+    print(
+        f"\n(serialised): wgmma waits for itself. Spills up to {SPILL_LIMIT} bytes a thread pass."
+    )
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0

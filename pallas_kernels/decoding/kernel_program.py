@@ -17,7 +17,7 @@ from pallas_kernels.decoding.layers_plan import HEAD, SLOTS, TILE, Plan, Product
 
 # Slots on their way at a time. More of them arrive no sooner, and what programs tell each other
 # waits behind them.
-IN_FLIGHT = 3
+IN_FLIGHT = 2
 # Of tiles in shared memory, as the tensor cores take them.
 TRANSFORMS = (plgpu.TilingTransform((8, TILE)), plgpu.SwizzleTransform(2 * TILE))
 # [n, 128]: a warp has a line.

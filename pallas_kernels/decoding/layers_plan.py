@@ -88,19 +88,17 @@ class Weights(NamedTuple):
     down: jax.Array
 
 
-def plan(heads: int, hidden: int, programs: int, warpgroups: int | None = None) -> Plan:
+def plan(heads: int, hidden: int, programs: int, warpgroups: int = 2) -> Plan:
     """For a width of 128 heads and `hidden` F, a multiple of 256.
 
     Args:
         programs: at least one a head.
-        warpgroups: 2 or 4; None: 4 where heads and `hidden` allow it.
+        warpgroups: that multiply, 2 or 4. Four take `hidden` and heads of twice as many.
     Raises:
         ValueError: there are fewer programs than heads.
     """
     if programs < heads:
         raise ValueError(f"programs: wanted at least one a head, {heads}, got {programs}")
-    if warpgroups is None:
-        warpgroups = 4 if heads % 16 == 0 and hidden % 512 == 0 else 2
     width = heads * HEAD
     sizes = ((3 * width + heads, width), (width, width), (2 * hidden, width), (width, hidden))
     start, products = 0, []
