@@ -19,10 +19,11 @@ W, TOKENS = 4, 2
 def layers(heads, hidden, dtype, num_layers=2):
     """Weights of every layer, a state and inputs [TOKENS, D]."""
     width = heads * layers_plan.HEAD
-    keys = iter(jax.random.split(jax.random.key(0), 100))
+    generator = np.random.default_rng(0)  # NumPy's: on a GPU JAX compiles for every shape
 
     def normal(*shape, at=0.0, size=1.0, dtype=dtype):
-        return (at + size * jax.random.normal(next(keys), shape)).astype(dtype)
+        x = at + size * generator.standard_normal(shape, np.float32)
+        return jnp.asarray(x.astype(jnp.dtype(dtype)))
 
     weights = [
         operator.LayerWeights(

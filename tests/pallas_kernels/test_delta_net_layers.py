@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
+from experiments.benchmarks import aot
 from pallas_kernels.decoding import delta_net_layers as operator
 from pallas_kernels.decoding import layers_plan
 from tests.helpers import decoding, mosaic_interpreter
@@ -102,13 +103,9 @@ def test_a_wrong_layer_is_told_apart(name):
 
 
 def test_lowers_for_cuda():
-    how = layers_plan.plan(16, 5632, 132)
-    weights, state, x = jax.eval_shape(functools.partial(layers, 16, 5632, jnp.bfloat16))
-    packed = jax.eval_shape(functools.partial(operator.pack_layers, how=how), weights)
-    x = jax.ShapeDtypeStruct((1, how.width), x.dtype)
-    token = jax.jit(functools.partial(operator.delta_net_layers, how=how))
+    run, (x, packed, state) = aot.one_token(16, 5632, "bfloat16")
     with jax.sharding.use_abstract_mesh(H200):
-        traced = token.trace(x, packed, state)
+        traced = jax.jit(run).trace(x, packed, state)
         assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
     y, new = traced.out_info
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
