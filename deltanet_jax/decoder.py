@@ -11,7 +11,8 @@ kernels. Hence
   after the last one, are part of it;
 - weights lie as [outputs, inputs], so that for a single row each output is a sum over memory in
   order;
-- between its projections a DeltaNet layer is one operator (pallas_kernels/decoding).
+- between its projections a DeltaNet layer is one operator (pallas_kernels/decoding);
+- one row goes through all layers of a DeltaNet with SwiGLU in one kernel where it can (`AtOnce`).
 """
 
 import functools
@@ -27,6 +28,17 @@ from deltanet_jax.mixers.delta_net import DeltaNet
 from deltanet_jax.mixers.recurrent import RecurrentState
 from deltanet_jax.model import Block, LanguageModel, ModelConfig
 from pallas_kernels import delta_net_step, row_product
+from pallas_kernels._common import dispatch
+from pallas_kernels.decoding import layers_plan
+from pallas_kernels.decoding.delta_net_layers import (
+    LayersState,
+    LayerWeights,
+    PackedLayers,
+    delta_net_layers,
+    pack_layers,
+    programs,
+    unsupported,
+)
 
 # Linear maps of something else than their module's input.
 INNER = ("out_proj", "down_proj", "decay_up_proj", "controls_proj", "dt_proj")
@@ -176,35 +188,105 @@ class Layer(nnx.Module):
         return x if self.mlp is None else self.mlp(x), state
 
 
-class Decoder(nnx.Module):
-    """A `LanguageModel` for one token of every row, one layer after the other.
-
-    Make it with `lay_out`. The state is a tuple of the layers' own: `layer_states` of the model's.
-    """
+class LayerByLayer(nnx.Module):
+    """All layers, one after the other; the state is `layer_states` of the model's."""
 
     def __init__(self, model: LanguageModel):
         dtype = jnp.dtype(model.config.compute_dtype)
-        self.embedding = nnx.Param(model.embed.embedding[...].astype(dtype))
-        layers = []
-        for layer in range(model.config.num_layers):
-            graph, weights = nnx.split(model.period[layer % len(model.period)])
-            index = layer // len(model.period)
-            block = nnx.merge(graph, jax.tree.map(lambda w, i=index: w[i], weights))
-            layers.append(Layer(block, dtype))
-        self.layers = nnx.List(layers)
-        self.final_norm = model.final_norm
-        self.head = None if model.head is None else Product([model.head.kernel[...]], dtype)
+        self.layers = nnx.List([Layer(block, dtype) for block in _blocks(model)])
 
-    def features(
-        self, tokens: Int[Array, "B 1"], *, state: tuple
-    ) -> tuple[Float[Array, "B 1 D"], tuple]:
-        """See `LanguageModel.features`; but the final norm is `logits`'."""
-        x = lookup(self.embedding[...], tokens)
+    def __call__(self, x: Float[Array, "B 1 D"], state: tuple):
         new = []
         for layer, old in zip(self.layers, state, strict=True):
             x, layer_state = layer(x, old)
             new.append(layer_state)
         return x, tuple(new)
+
+
+class AtOnce(nnx.Module):
+    """All layers of a DeltaNet for one row in one kernel; the state is `joined_state`'s."""
+
+    def __init__(self, model: LanguageModel):
+        dtype = jnp.dtype(model.config.compute_dtype)
+        blocks = _blocks(model)
+        mixer = blocks[0].mixer
+        self.how = layers_plan.plan(
+            mixer.config.num_heads, blocks[0].mlp.down_proj.kernel.shape[0], programs()
+        )
+        self.beta_scale = 2.0 if mixer.config.allow_neg_eigval else 1.0
+        self.norm_eps = model.config.norm_eps
+        packed = pack_layers([_weights(block, dtype) for block in blocks], self.how)
+        self.packed = nnx.Dict({k: nnx.Param(v) for k, v in packed._asdict().items()})
+
+    def __call__(self, x: Float[Array, "B 1 D"], state: LayersState):
+        packed = PackedLayers(*(self.packed[name][...] for name in PackedLayers._fields))
+        y, state = delta_net_layers(
+            x[:, 0],
+            packed,
+            state,
+            how=self.how,
+            beta_scale=self.beta_scale,
+            norm_eps=self.norm_eps,
+        )
+        return y[:, None], state
+
+
+def _blocks(model: LanguageModel) -> list[Block]:
+    """Every layer with arrays of its own."""
+    blocks = []
+    for layer in range(model.config.num_layers):
+        graph, weights = nnx.split(model.period[layer % len(model.period)])
+        index = layer // len(model.period)
+        blocks.append(nnx.merge(graph, jax.tree.map(lambda w, i=index: w[i], weights)))
+    return blocks
+
+
+def _weights(block: Block, dtype) -> LayerWeights:
+    mixer, mlp = block.mixer, block.mlp
+
+    def rows(*linears):
+        return jnp.concatenate([m.kernel[...].T for m in linears]).astype(dtype)
+
+    qkv = (mixer.qkv.q_heads, mixer.qkv.k_heads, mixer.qkv.v_heads)
+    return LayerWeights(
+        layers_plan.Weights(
+            rows(*(heads.proj for heads in qkv), mixer.beta_proj),
+            rows(mixer.out_proj),
+            rows(mlp.gate_proj, mlp.up_proj),
+            rows(mlp.down_proj),
+        ),
+        block.mixer_norm.scale[...],
+        mixer.out_norm.scale[...],
+        block.mlp_norm.scale[...],
+        jnp.concatenate([heads.conv.weight[...] for heads in qkv], axis=1),
+    )
+
+
+class Decoder(nnx.Module):
+    """A `LanguageModel` for one token of every row.
+
+    Make it with `lay_out`.
+
+    Attributes:
+        implementation: a name in IMPLEMENTATIONS.
+        batch_size: rows that it takes, or None: any number.
+        take_state: (a model's state, num_layers) -> the decoder's.
+    """
+
+    def __init__(self, model: LanguageModel, chosen: dispatch.Implementation):
+        dtype = jnp.dtype(model.config.compute_dtype)
+        self.embedding = nnx.Param(model.embed.embedding[...].astype(dtype))
+        self.implementation = chosen.name
+        self.layers = chosen.run(model)
+        at_once = chosen.run is AtOnce
+        self.batch_size = 1 if at_once else None
+        self.take_state = joined_state if at_once else layer_states
+        self.final_norm = model.final_norm
+        self.head = None if model.head is None else Product([model.head.kernel[...]], dtype)
+
+    def features(self, tokens: Int[Array, "B 1"], *, state) -> tuple[Float[Array, "B 1 D"], object]:
+        """See `LanguageModel.features`; but the final norm is `logits`'."""
+        return self.layers(lookup(self.embedding[...], tokens), state)
 
     def logits(self, features: Float[Array, "B 1 D"]) -> Float[Array, "B 1 vocab_size"]:
         """See `LanguageModel.logits`."""
@@ -226,13 +308,52 @@ def can_lay_out(config: ModelConfig) -> bool:
     return config.norm == "rms" and not config.identity_mlp
 
 
-def lay_out(model: LanguageModel) -> Decoder:
+def joined_state(state: tuple, num_layers: int) -> LayersState:
+    """A `LanguageModel`'s state of one row, its layers all DeltaNets, as `AtOnce` takes it."""
+    del num_layers  # every layer's arrays lie one after the other
+    (state,) = state
+    return LayersState(jnp.concatenate(state.convs, axis=-1)[:, 0], state.memory[:, 0])
+
+
+def _not_at_once(model: LanguageModel, batch_size: int | None) -> str | None:
+    config = model.config
+    mixer, block = config.layer_pattern[0], model.period[0]
+    if batch_size != 1:
+        return f"it takes one row, batch_size is {batch_size}"
+    if len(config.layer_pattern) > 1 or block.mlp is None or not _is_fused(block.mixer):
+        return "it takes DeltaNets with convolutions, SiLU, L2 norm and SwiGLU in every layer"
+    key_size, value_size = mixer.head_sizes(config.d_model)
+    return unsupported(
+        width=config.d_model,
+        heads=mixer.num_heads,
+        key_size=key_size,
+        value_size=value_size,
+        hidden=block.mlp.down_proj.kernel.shape[-2],
+        taps=mixer.conv_size,
+        dtype=config.compute_dtype,
+    )
+
+
+IMPLEMENTATIONS = (  # in order of preference
+    dispatch.Implementation("at_once", AtOnce, _not_at_once),
+    dispatch.Implementation("layer_by_layer", LayerByLayer, lambda *args: None),
+)
+
+
+def lay_out(
+    model: LanguageModel, *, batch_size: int | None = None, implementation: str | None = None
+) -> Decoder:
     """The decoder of a model; its weights are copies.
 
     Args:
         model: without bottleneck, its config one that `can_lay_out`.
+        batch_size: of what will be decoded, where it is known; "at_once" takes 1 only.
+        implementation: "at_once" (all layers of one row in one kernel: DeltaNets with SwiGLU in 16
+            bits, K = V = 128, on Hopper GPUs), "layer_by_layer" (any), or None: the first that can
+            run here, said at INFO.
     Raises:
-        ValueError: another model.
+        ValueError: another model; an unknown implementation.
+        NotImplementedError: the requested implementation cannot run here; the message says why.
     """
     if model.bottleneck is not None:
         raise ValueError("model: wanted one without bottleneck, which reads whole sequences")
@@ -241,10 +362,11 @@ def lay_out(model: LanguageModel) -> Decoder:
             'model: wanted norm "rms" and no identity_mlp, as the kernels of one token have, got '
             f"{model.config.norm!r} and {model.config.identity_mlp}"
         )
+    chosen = dispatch.choose("decoder", IMPLEMENTATIONS, implementation, model, batch_size)
     graphdef, weights = nnx.split(model)
 
     def make(weights):
-        return Decoder(nnx.merge(graphdef, weights))
+        return Decoder(nnx.merge(graphdef, weights), chosen)
 
     decoder_graph = nnx.split(nnx.eval_shape(make, weights))[0]
     return nnx.merge(decoder_graph, jax.jit(lambda weights: nnx.state(make(weights)))(weights))

@@ -8,7 +8,7 @@ only count by their differences, need no correction.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
-from deltanet_jax.decoder import Decoder, layer_states
+from deltanet_jax.decoder import Decoder
 from deltanet_jax.model import LanguageModel
 from deltanet_jax.sampling import Sampling, sample
 
@@ -73,7 +73,7 @@ def stream(
         [B, n] int32 ids on the host, n = 1 (from the prompt), then `chunk` or fewer.
     Raises:
         ValueError: no prompt or an empty one, num_tokens or chunk below 1, as many keys as are not
-            rows, a model with bottleneck.
+            rows, a model with bottleneck, a decoder laid out for another number of rows.
     """
     rows = _checked(prompts)
     for name, value in (("num_tokens", num_tokens), ("chunk", chunk)):
@@ -81,6 +81,10 @@ def stream(
             raise ValueError(f"{name}: wanted at least 1, got {value}")
     if model.bottleneck is not None:
         raise ValueError("model: wanted one without bottleneck, which reads whole sequences")
+    if decoder is not None and decoder.batch_size not in (None, len(rows)):
+        raise ValueError(
+            f"decoder: laid out for {decoder.batch_size} rows, got {len(rows)} prompts"
+        )
     if key.ndim == 0:
         key = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(rows)))
     elif key.shape != (len(rows),):
@@ -104,8 +108,9 @@ def _stream(model, decoder, rows, num_tokens, keys, sampling, chunk) -> Iterator
     tokens, segment_ids = pad_left(rows, length)
     # As with prompts: a few sizes of what grows with the length, and any number of tokens.
     max_length = length + bucket(num_tokens)
+    take_state = None if decoder is None else decoder.take_state
     last, state = prefill(
-        *nnx.split(model), tokens, segment_ids, keys, max_length, sampling, decoder is not None
+        *nnx.split(model), tokens, segment_ids, keys, max_length, sampling, take_state
     )
     graphdef, weights = nnx.split(model if decoder is None else decoder)
     unroll = 1 if decoder is None else DECODER_UNROLL
@@ -143,14 +148,14 @@ def prefill(
     keys,
     max_length: int,
     sampling: Sampling,
-    by_layer: bool,
+    take_state: Callable | None = None,
 ):
-    """(first new token of each row [B], state after the prompt, `by_layer` a `Decoder`'s)."""
+    """(first new token of each row [B], state after the prompt: by a decoder's `take_state`)."""
     model = nnx.merge(graphdef, weights)
     state = model.init_state(tokens.shape[0], max_length)
     features, state = model.features(tokens, segment_ids=segment_ids, state=state)
     last = _choose(model, features, keys, 0, sampling)
-    return last, layer_states(state, model.config.num_layers) if by_layer else state
+    return last, state if take_state is None else take_state(state, model.config.num_layers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6, 7, 8), donate_argnums=3)

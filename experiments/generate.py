@@ -42,12 +42,11 @@ def read_prompts(name: str) -> list[str]:
 
 def completions(model, tokenizer, prompts, values: flags.FlagValues) -> list[str]:
     """The text after each prompt, in order; shown at once where there is one prompt."""
-    # Compiling a decoder pays where thousands of small kernels are started a second.
-    laid_out = jax.default_backend() == "gpu" and can_lay_out(model.config)
     options = {
         "sampling": Sampling(values.temperature, values.top_k, values.top_p),
         "stop": tuple(values.stop),
-        "decoder": lay_out(model) if laid_out else None,
+        # Compiling it pays where thousands of small kernels are started a second.
+        "decoder": _decoder(model, min(values.rows, len(prompts))),
     }
     # Prompts of like length side by side; each prompt's key is its own, whatever the order.
     ids = [document(tokenizer, prompt) for prompt in prompts]
@@ -68,6 +67,12 @@ def completions(model, tokenizer, prompts, values: flags.FlagValues) -> list[str
         for i, text in zip(chosen, texts, strict=True):
             found[i] = text
     return found
+
+
+def _decoder(model, batch_size: int):
+    if jax.default_backend() != "gpu" or not can_lay_out(model.config):
+        return None
+    return lay_out(model, batch_size=batch_size)
 
 
 def _show(row: int, text: str) -> None:

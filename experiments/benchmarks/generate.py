@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
-from deltanet_jax.decoder import Decoder, lay_out
+from deltanet_jax.decoder import lay_out
 from deltanet_jax.generate import decode, prefill
 from deltanet_jax.mixers.attention import AttentionState
 from deltanet_jax.model import LanguageModel, ModelConfig
@@ -90,14 +90,18 @@ def time_case(case: Case, config: ModelConfig, clock: Clock) -> dict[str, object
     tokens = jax.random.randint(jax.random.key(1), shape, 0, config.vocab_size)
     keys = jax.random.split(jax.random.key(2), case.batch_size)
     max_length = case.prompt_tokens + case.chunk_tokens * (WARM_UP + case.repetitions)
-    by_layer = case.layout != "model"
-    last, state = prefill(
-        *(graphdef, weights, tokens, jnp.ones_like(tokens), keys, max_length, GREEDY, by_layer)
-    )
-    if by_layer:
-        model: Decoder = lay_out(nnx.merge(graphdef, weights))
-        graphdef, weights = nnx.split(model)
     weight_bytes = read_weights(weights, config.tie_embeddings)
+    decoder = None
+    if case.layout != "model":
+        decoder = lay_out(nnx.merge(graphdef, weights), batch_size=case.batch_size)
+        size = jnp.dtype(config.compute_dtype).itemsize
+        weight_bytes = weight_bytes // jnp.dtype(config.param_dtype).itemsize * size
+    take_state = None if decoder is None else decoder.take_state
+    last, state = prefill(
+        *(graphdef, weights, tokens, jnp.ones_like(tokens), keys, max_length, GREEDY, take_state)
+    )
+    if decoder is not None:
+        graphdef, weights = nnx.split(decoder)
     bytes_moved = weight_bytes + moved_states(state)
     seconds, done = [], 1
     for call in range(WARM_UP + case.repetitions):
@@ -120,6 +124,7 @@ def time_case(case: Case, config: ModelConfig, clock: Clock) -> dict[str, object
     share, weights_share = (None if x is None else round(x / ms, 4) for x in floors)
     return {
         **dataclasses.asdict(case),
+        "implementation": None if decoder is None else decoder.implementation,
         "ms_per_token": round(ms, 5),
         "range_ms_per_token": [round(f(seconds) * 1e3 / case.chunk_tokens, 5) for f in (min, max)],
         "tokens_per_second": round(case.batch_size / ms * 1e3, 1),

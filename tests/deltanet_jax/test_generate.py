@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from deltanet_jax import decoder as decoder_module
 from deltanet_jax.decoder import lay_out, layer_states
 from deltanet_jax.generate import bucket, generate, pad_left, stream
+from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.sampling import Sampling, keep_likely, sample
+from tests.helpers import mosaic_interpreter
 from tests.helpers.compare import assert_close, rms_ratio
 from tests.helpers.models import MIXERS, random_tokens, small_model
 
@@ -243,6 +246,54 @@ def test_no_decoder_of_norms_that_its_kernels_do_not_know(options):
     model = nnx.eval_shape(lambda: small_model(mlp_hidden_size=0, **options))
     with pytest.raises(ValueError, match="^model: wanted norm .rms. and no identity_mlp"):
         lay_out(model)
+
+
+def test_all_layers_at_once_are_their_model(monkeypatch):
+    """Logits of tokens one by one, the kernel interpreted, against the parallel form."""
+    mixer = DeltaNetConfig(num_heads=2, chunk_size=16, allow_neg_eigval=True)
+    options = {"d_model": 256, "num_layers": 1, "mlp_hidden_size": 256, "init_std": 0.1}
+    model, tokens, prompt = small_model(mixer, **options), random_tokens(1, 7), 5
+    monkeypatch.setattr(decoder_module, "unsupported", lambda **sizes: None)
+    monkeypatch.setattr(decoder_module, "programs", lambda: 2)
+    decoder = lay_out(model, batch_size=1)
+    assert decoder.implementation == "at_once"
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def one(graphdef, weights, token, state):
+        decoder = nnx.merge(graphdef, weights)
+        features, state = decoder.features(token, state=state)
+        return decoder.logits(features)[:, 0], state
+
+    @nnx.jit
+    def read(model, tokens):
+        return model.features(tokens, state=model.init_state(1, 7))[1]
+
+    state, logits = decoder.take_state(read(model, tokens[:, :prompt]), 1), []
+    with mosaic_interpreter.interpreted("float32"):
+        for token in tokens[:, prompt:].T:
+            new, state = one(*nnx.split(decoder), token[None], state)
+            logits.append(new)
+    wanted = parallel(model, tokens)[:, prompt:]
+    assert_close("logits", jnp.stack(logits, axis=1), wanted, 1e-5)
+    with pytest.raises(ValueError, match="^decoder: laid out for 1 rows, got 2 prompts"):
+        next(stream(model, [[1], [2]], 3, key=jax.random.key(0), decoder=decoder))
+
+
+@pytest.mark.parametrize(
+    ("mixers", "changes", "batch_size", "reason"),
+    [
+        ((DELTA_NET,), {}, 2, "it takes one row, batch_size is 2"),
+        ((DELTA_NET,), {}, None, "it takes one row, batch_size is None"),
+        ((DELTA_NET, WINDOW), {}, 1, "DeltaNets with convolutions"),
+        ((DELTA_NET,), {"mlp_hidden_size": 0}, 1, "DeltaNets with convolutions"),
+        ((MIXERS["delta_net-options"],), {}, 1, "DeltaNets with convolutions"),
+        ((DELTA_NET,), {}, 1, "needs a Hopper GPU"),
+    ],
+)
+def test_what_does_not_go_at_once(mixers, changes, batch_size, reason):
+    model = small_model(*mixers, **changes)
+    with pytest.raises(NotImplementedError, match=reason):
+        lay_out(model, batch_size=batch_size, implementation="at_once")
 
 
 @pytest.mark.slow

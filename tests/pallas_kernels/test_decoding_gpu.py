@@ -16,8 +16,11 @@ from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.sampling import Sampling
 from pallas_kernels import delta_net_step, row_product
 from pallas_kernels._common import triton_device
+from pallas_kernels.decoding import delta_net_layers as operator
+from pallas_kernels.decoding import layers_plan
 from tests.helpers import decoding
-from tests.helpers.compare import BOUNDS, assert_close
+from tests.helpers.compare import BOUNDS, assert_close, equal_bits, rms_ratio
+from tests.helpers.delta_net_layers import defined, layers
 from tests.helpers.models import random_tokens, small_model
 
 pytestmark = [
@@ -114,3 +117,80 @@ def test_generation_with_kernels_equals_generation_without():
             for d in (lay_out(model), None)
         )
     assert (np.concatenate(ours, axis=1) == np.concatenate(wanted, axis=1)).all()
+
+
+needs_hopper = pytest.mark.skipif(
+    triton_device.capability() != 90, reason="needs a GPU of compute capability 9.0"
+)
+
+
+@needs_hopper
+@pytest.mark.parametrize(
+    ("heads", "hidden", "dtype"), [(16, 5632, "bfloat16"), (8, 2816, "float16")]
+)
+def test_all_layers_at_once(heads, hidden, dtype):
+    """Against the definition; and the same bits however programs come to meet."""
+    weights, state, x = layers(heads, hidden, dtype)
+    how = layers_plan.plan(heads, hidden, operator.programs())
+    packed = jax.jit(functools.partial(operator.pack_layers, how=how))(weights)
+    token = jax.jit(functools.partial(operator.delta_net_layers, how=how, beta_scale=2.0))
+
+    def tokens(state):
+        outputs = []
+        for one in x:
+            y, state = token(one[None], packed, state)
+            outputs.append(y[0])
+        return jnp.stack(outputs), *state
+
+    got = tokens(state)
+    for name, ours, wanted in zip(
+        ("x", "tails", "memory"), got, defined(weights, state, x), strict=True
+    ):
+        assert_close(name, ours, wanted, BOUNDS[dtype])
+    assert all(equal_bits(tokens(state), got) for _ in range(20))
+
+
+def heads_of_128(dtype):
+    mixer = DeltaNetConfig(num_heads=8, chunk_size=16, implementation="xla")
+    return small_model(mixer, d_model=1024, num_layers=2, init_std=0.03, compute_dtype=dtype)
+
+
+@needs_hopper
+def test_a_decoder_at_once_is_as_near_to_float32_as_one_layer_by_layer():
+    """Logits of 40 tokens, one by one, in bfloat16, against the parallel form in float32."""
+    tokens = random_tokens(1, 45)
+    with jax.default_matmul_precision("highest"):
+        wanted = nnx.jit(lambda m, t: m(t)[0])(heads_of_128("float32"), tokens)[:, 5:]
+    model = heads_of_128("bfloat16")
+
+    @nnx.jit
+    def one_by_one(model, decoder, tokens):
+        _, state = model.features(tokens[:, :5], state=model.init_state(1, 45))
+
+        def token(state, one):
+            features, state = decoder.features(one[:, None], state=state)
+            return state, decoder.logits(features)[:, 0]
+
+        state = decoder.take_state(state, model.config.num_layers)
+        _, logits = jax.lax.scan(token, state, tokens[:, 5:].T)
+        return jnp.moveaxis(logits, 0, 1)
+
+    at_once, by_layer = (
+        rms_ratio(
+            one_by_one(model, lay_out(model, batch_size=1, implementation=name), tokens), wanted
+        )
+        for name in ("at_once", "layer_by_layer")
+    )
+    assert at_once <= max(1.1 * by_layer, BOUNDS["bfloat16"]), (at_once, by_layer)
+
+
+@needs_hopper
+def test_generation_takes_the_kernel_for_one_row():
+    """The decoder that is chosen for it, through `stream`; the same tokens every time."""
+    model = heads_of_128("bfloat16")
+    decoder = lay_out(model, batch_size=1)
+    assert decoder.implementation == "at_once"
+    options = {"key": jax.random.key(0), "sampling": Sampling(0.0), "decoder": decoder, "chunk": 8}
+    once, twice = (list(stream(model, [[3, 1, 4]], 17, **options)) for _ in range(2))
+    assert all((a == b).all() for a, b in zip(once, twice, strict=True))
+    assert [chunk.shape[1] for chunk in once] == [1, 8, 8]
