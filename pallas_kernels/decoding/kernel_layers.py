@@ -161,6 +161,7 @@ def _layer(
 
     with jax.named_scope("finish z"):
         program.finish(part, store_z)
+
     # 2. S, o = step(z, S)
     meet_z = functools.partial(meeting.wait, met + 1)
 
