@@ -16,6 +16,7 @@ import matplotlib
 
 from deltanet_jax.train.metrics import read_metrics
 from experiments.benchmarks.fla_tables import fla_logits_section
+from experiments.benchmarks.generate_tables import generate_section
 from experiments.benchmarks.mixers_tables import mixers_speed_section, save_mixers_picture
 from experiments.benchmarks.save import table as save_table
 from experiments.benchmarks.tables import kernels_section, save_pictures
@@ -152,6 +153,7 @@ SECTIONS = {
         "compare": compare_section,
         "suites": suites_section,
         "lm_small": lm_small_section,
+        "generate": generate_section,
         "fla_logits": fla_logits_section,
     },
     "docs/reliability.md": {

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decoding benchmark: a small case end to end, the bytes of its floor, what it refuses."""
 
+import json
 import types
 
 import jax.numpy as jnp
 import pytest
 
 from deltanet_jax.mixers.attention import AttentionState
-from experiments.benchmarks import generate
+from experiments.benchmarks import generate, generate_tables
 from tests.helpers.models import MIXERS, small_config
 
 
@@ -69,3 +70,19 @@ def test_caches_are_read_and_an_embedding_that_is_the_head_too():
     assert generate.moved_states(states) == 4 * (24 + 2 * 2)
     assert generate.read_weights(weights, False) == 4 * 5
     assert generate.read_weights(weights, True) == 4 * (7 + 5)
+
+
+def test_the_table_has_the_latest_row_of_each_way(tmp_path):
+    row = {"preset": "p", "batch_size": 1, "layout": "decoder", "tokens_per_second": 1.0}
+    row |= {"of_floor": 0.5, "commit": "0123456789", "date": "1", "ms_per_token": 2.0}
+    newer = row | {"date": "2", "ms_per_token": 3.0}
+    at_once = row | {"implementation": "at_once", "ms_per_token": 1.0, "of_weights_floor": 0.4}
+    path = tmp_path / "generate.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in (newer, row, at_once)))
+    assert generate_tables.load(path) == [newer, at_once]
+    table = generate_tables.generate_table([newer, at_once]).splitlines()
+    assert table[2:] == [
+        "| p | 1 | a product a kernel | 3.00 | 1 | 50.0% | – | 0123456 |",
+        "| p | 1 | all layers in one kernel | 1.00 | 1 | 50.0% | 40.0% | 0123456 |",
+    ]
+    assert generate_tables.load(tmp_path / "none") == []
