@@ -20,13 +20,11 @@ LAYOUTS = {
 
 
 def load(path: Path = FILE) -> list[dict[str, Any]]:
-    """The latest row of each preset, number of rows and way, fastest last; none without a record."""
+    """The latest row of each preset, number of rows and way, slowest first."""
     lines = path.read_text().splitlines() if path.exists() else []
     rows = sorted(map(json.loads, lines), key=lambda row: row["date"])
     latest = {(row["preset"], row["batch_size"], _way(row)): row for row in rows}
-    return sorted(
-        latest.values(), key=lambda r: (r["preset"], r["batch_size"], -r["ms_per_token"])
-    )
+    return sorted(latest.values(), key=lambda r: (r["preset"], r["batch_size"], -r["ms_per_token"]))
 
 
 def _way(row: dict[str, Any]) -> str:
@@ -57,11 +55,7 @@ def generate_section() -> str:
     if not rows:
         return "Not measured yet: `python -m experiments.benchmarks.generate`."
     last = max(rows, key=lambda row: row["date"])
-    variants = [
-        f"In "{_way(row)}" {row["variant"]}."
-        for row in rows
-        if "variant" in row
-    ]
+    variants = [f"With {_way(row)}: {row['variant']}." for row in rows if "variant" in row]
     return "\n\n".join(
         [
             generate_table(rows),
