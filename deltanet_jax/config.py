@@ -51,6 +51,15 @@ class Config:
         """
         return _build(cls, data, cls.__name__)
 
+    @classmethod
+    def completed(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """`data`, as an earlier version may have written it, with the defaults of what is new.
+
+        Raises:
+            ValueError: as `from_dict`.
+        """
+        return cls.from_dict(data).to_dict()
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed. Raises TypeError for an unknown field."""
         return dataclasses.replace(self, **changes)

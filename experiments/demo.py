@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
             config.train,
             config.task.make(),
             workdir,
-            record=config.to_dict(),
+            record=config,
             name=name,
         )
         rows = read_metrics(workdir / "metrics.jsonl")

@@ -104,6 +104,7 @@ TRAIN = {
     "eval_every_steps": ("int", "steps between evaluations; 0 is the end only"),
     "checkpoint_every_steps": ("int", "steps between checkpoints"),
     "keep_checkpoints": ("int", "newest checkpoints kept"),
+    "keep_every_steps": ("int", "checkpoints of its multiples are kept for good; 0 keeps none"),
     "max_skipped_steps": ("int", "steps in a row with NaN or Inf after which the run stops"),
     "spike_sigmas": ("float", "skip steps whose loss is so many deviations too high; 0 is never"),
 }

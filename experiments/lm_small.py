@@ -30,7 +30,7 @@ import jax
 from absl import app, flags
 
 from deltanet_jax.train.checkpoint import CheckpointError
-from deltanet_jax.train.files import read_json, write_atomically
+from deltanet_jax.train.files import write_atomically
 from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.loop import train
 from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, Interrupted, Stop
@@ -40,7 +40,7 @@ from experiments.flags import explain
 from experiments.lm_small_eval import evaluate_workdir, wikitext_from_flags
 from experiments.lm_small_presets import LM_SMALL_PRESETS, PREFIX
 from experiments.logs import quiet_logs
-from experiments.run_config import RunConfig
+from experiments.run_config import RunConfig, read_run_config
 from experiments.text.flags import define_lm_small_flags
 from experiments.text.shards import read_index
 from experiments.text.tokenizers import Tokenizer
@@ -133,7 +133,7 @@ class Deadline:
 def is_done(folder: Path, config: RunConfig) -> bool:
     """Whether `folder` has the record of this config. Raises ValueError if it has another's."""
     path = folder / "config.json"
-    if path.exists() and read_json(path) != json.loads(json.dumps(config.to_dict())):
+    if path.exists() and read_run_config(folder) != config:
         raise ValueError(f"out: {folder} is of another config; wanted the same or another folder")
     return (folder / RECORD).exists()
 
@@ -166,7 +166,7 @@ def run_model(
             config.train,
             config.task.make(),
             workdir,
-            record=config.to_dict(),
+            record=config,
             name=name,
             stop=stop,
         )

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
                     config.train,
                     config.task.make(),
                     workdir,
-                    record=config.to_dict(),
+                    record=config,
                     profile_steps=profile_steps_from_flag(values.profile_steps),
                     wandb_project=values.wandb_project,
                     stop=stop,

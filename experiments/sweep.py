@@ -37,6 +37,11 @@ from experiments.run_config import RunConfig
 from pallas_kernels._common.timing import machine_info
 
 
+def _complete(old: dict) -> dict:
+    """The record of a sweep begun by an earlier version, with what is new since."""
+    return old | {"run": RunConfig.completed(old.get("run"))}
+
+
 def sweep(
     config: RunConfig,
     members: list[Member],
@@ -64,7 +69,7 @@ def sweep(
     }
     goal = None if stop_score is None else Goal(config.task.selection_name, stop_score)
     with contextlib.ExitStack() as resources:
-        enter_workdir(workdir, record, machine_info(), 0, resources)
+        enter_workdir(workdir, record, machine_info(), 0, resources, _complete)
         for start in range(0, len(members), at_once):
             group = members[start : start + at_once]
             name = f"runs-{start}-{start + len(group) - 1}"

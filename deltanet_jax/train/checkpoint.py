@@ -62,14 +62,17 @@ class Checkpoints:
         keep: int = 0,
         facts: dict | None = None,
         records: tuple[Path, ...] = (),
+        keep_every: int = 0,
     ):
         """`keep`: newest checkpoints kept. 0 is for reading: nothing is written, moved or removed.
 
         `facts`: JSON values written into every manifest. `records`: files about the same steps, if
         they are there; what is in them at a save is on disk before its checkpoint gets its name.
+        `keep_every`: steps that it divides are kept too, for good; 0 divides none.
         """
         self._directory = directory.resolve()
         self._keep, self._facts, self._records = keep, facts or {}, records
+        self._keep_every = keep_every
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._saving: concurrent.futures.Future | None = None
         self.saved_step: int | None = None
@@ -198,6 +201,8 @@ class Checkpoints:
             os.rename(folder, self._directory / str(step))
             sync(self._directory)
             for old in self.steps[: -self._keep]:
+                if self._keep_every and old % self._keep_every == 0:
+                    continue
                 gone = self._directory / f"{old}.removing"  # never half a step under its number
                 os.rename(self._directory / str(old), gone)
                 shutil.rmtree(gone)

@@ -72,6 +72,7 @@ class TrainConfig(Config):
         log_every_steps, eval_every_steps, checkpoint_every_steps: cadences; the last step is
             always evaluated and saved. eval_every_steps 0 evaluates after the last step only.
         keep_checkpoints: newest checkpoints kept.
+        keep_every_steps: also kept, for good, are those of multiples of it; 0 keeps no others.
         max_skipped_steps: a step whose loss or gradient is not finite changes nothing and is
             counted; after so many in a row the run stops.
         spike_sigmas: skip also a step whose loss is more than so many standard deviations above
@@ -88,6 +89,7 @@ class TrainConfig(Config):
     eval_every_steps: int = 0
     checkpoint_every_steps: int = 1000
     keep_checkpoints: int = 2
+    keep_every_steps: int = 0
     max_skipped_steps: int = 10
     spike_sigmas: float = 0.0
     mesh: MeshConfig = MeshConfig()
@@ -116,7 +118,7 @@ class TrainConfig(Config):
         ):
             check_at_least(self, name, 1)
         check_at_least(self, "eval_every_steps", 0)
-        for name in ("seed", "spike_sigmas"):
+        for name in ("seed", "spike_sigmas", "keep_every_steps"):
             check_at_least(self, name, 0)
         if self.batch_size % self.accumulation_steps:
             raise ValueError(

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grain
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from deltanet_jax import sharding
+from deltanet_jax.config import Config
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.train import replay
 from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints, with_shardings
@@ -113,13 +114,21 @@ class Trainer:
         return run
 
 
+@dataclasses.dataclass(frozen=True)
+class _Record(Config):
+    """What config.json holds of a run that brings no record of its own."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
 def train(
     model_config: ModelConfig,
     config: TrainConfig,
     task: Task,
     workdir: Path,
     *,
-    record: dict | None = None,
+    record: Config | None = None,
     name: str = "train",
     profile_steps: tuple[int, int] | None = None,
     wandb_project: str | None = None,
@@ -138,7 +147,8 @@ def train(
         workdir: directory of config.json, machine.json, metrics.jsonl, tensorboard/, checkpoints/,
             lock, and of replay/ after too many skipped steps.
         record: what to write as config.json; by default the model's and the training's config.
-            A resumed run must bring the same.
+            A resumed run must bring the same. What the file of an earlier version does not name
+            has its default.
         name: the progress bar's.
         profile_steps: first and last step to trace, into `workdir`/profile (XProf's format).
         wandb_project: also log there; the run's id is kept in `workdir`, so a resumed run goes on
@@ -166,15 +176,18 @@ def train(
         )
     trainer = Trainer(model_config, config)
     if record is None:
-        record = {"model": model_config.to_dict(), "train": config.to_dict()}
+        record = _Record(model_config, config)
     stop = stop or Stop()
     stop.agree_over(trainer.mesh)
     with contextlib.ExitStack() as resources:
         machine = machine_info()
         needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trainer.abstract_state))
-        first_process(lambda: enter_workdir(workdir, record, machine, needed, resources))
+        written = record.to_dict()
+        first_process(
+            lambda: enter_workdir(workdir, written, machine, needed, resources, record.completed)
+        )
         facts = {
-            "config": record,
+            "config": written,
             "mesh": dict(trainer.mesh.shape),
             "data": fingerprint(task, config.batch_size),
             "machine": machine,
@@ -184,6 +197,7 @@ def train(
             config.keep_checkpoints,
             facts,
             records=(workdir / "metrics.jsonl",),
+            keep_every=config.keep_every_steps,
         )
         resources.enter_context(checkpoints)
         data = iter(task.train_dataset(config.batch_size))
@@ -195,7 +209,7 @@ def train(
                 _check_data(step, checkpoints.facts(step)["data"], facts["data"])
             state = checkpoints.restore(step, trainer.abstract_state, data)
             logger.info("resumed %s at step %d", workdir, step)
-        metrics_log = MetricsLog(workdir, step, wandb_project=wandb_project, config=record)
+        metrics_log = MetricsLog(workdir, step, wandb_project=wandb_project, config=written)
         resources.callback(metrics_log.close)
         progress = Progress(name, config.num_steps, step)
         resources.callback(progress.close)
@@ -342,8 +356,11 @@ def enter_workdir(
     machine: dict,
     needed_bytes: int,
     resources: contextlib.ExitStack,
+    complete: Callable[[dict], dict],
 ) -> int:
     """Locks the directory until `resources` close and writes its records. For one process.
+
+    `complete` gives the config of a run begun by an earlier version the fields that are new.
 
     Raises:
         ValueError: it holds a run of another config, is in use, not writable, or has less than
@@ -351,11 +368,14 @@ def enter_workdir(
     """
     path = workdir / "config.json"
     new = json.loads(json.dumps(record))
-    if path.exists() and (differing := _differences(read_json(path), new)):
-        raise ValueError(
-            f"workdir: {workdir} holds a run with another config; differing: "
-            + "; ".join(differing)
-        )
+    if path.exists():
+        other = f"workdir: {workdir} holds a run with another config"
+        try:
+            old = complete(read_json(path))
+        except ValueError as error:
+            raise ValueError(f"{other}: {error}") from error
+        if differing := _differences(old, new):
+            raise ValueError(f"{other}; differing: " + "; ".join(differing))
     prepare_directory(workdir, needed_bytes)
     resources.enter_context(locked(workdir))
     if not path.exists():

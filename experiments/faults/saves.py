@@ -17,13 +17,13 @@ from deltanet_jax.train.checkpoint import Checkpoints
 from experiments.faults.damage import Position, make_state
 from experiments.faults.outcome import Outcome
 
-KEEP = 3
+KEEP, KEEP_EVERY = 3, 100
 SAVES_A_KILL = 40  # about
 
 
 def keep_policy(scratch: Path, rng: np.random.Generator, kills: int) -> Outcome:
     """A thousand saves for 25 kills."""
-    outcome = Outcome("kill -9 among saves of which the newest three are kept")
+    outcome = Outcome("kill -9 among saves of which the newest three and every 100th are kept")
     directory, last = scratch / "kept", kills * SAVES_A_KILL
     checkpoints = Checkpoints(directory)
     for number in range(kills + 1):
@@ -41,18 +41,23 @@ def keep_policy(scratch: Path, rng: np.random.Generator, kills: int) -> Outcome:
             outcome.caused += 1
         process.wait()
         steps, newest = checkpoints.steps, checkpoints.newest()
-        wanted = [list(range(newest - n + 1, newest + 1)) for n in (KEEP, KEEP + 1)]
+        wanted = [_kept(newest, n) for n in (KEEP, KEEP + 1)]
         if newest > KEEP and steps not in wanted[: 1 + (number < kills)]:
             outcome.add_problem(f"kept {steps}")
     left = sorted(path.name for path in directory.iterdir())
-    if left != sorted(map(str, range(last - KEEP + 1, last + 1))):
+    if left != sorted(map(str, _kept(last, KEEP))):
         outcome.add_problem(f"left in the end: {left}")
     return outcome
 
 
+def _kept(newest: int, keep: int) -> list[int]:
+    for_good = range(KEEP_EVERY, newest - keep + 1, KEEP_EVERY)
+    return [*for_good, *range(newest - keep + 1, newest + 1)]
+
+
 def main() -> None:
     directory, last = Path(sys.argv[1]), int(sys.argv[2])
-    with Checkpoints(directory, KEEP) as checkpoints:
+    with Checkpoints(directory, KEEP, keep_every=KEEP_EVERY) as checkpoints:
         for step in range((checkpoints.newest() or 0) + 1, last + 1):
             checkpoints.save(step, make_state(step, 400), Position())
 

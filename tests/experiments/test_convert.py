@@ -188,7 +188,7 @@ def test_a_converted_run_is_evaluated_and_trained(converted, tmp_path):
     workdir = shutil.copytree(folder / "run", tmp_path / "run")
     run = read_run_config(workdir)
     assert evaluate_run(workdir)[0]["step"] == 0
-    train(run.model, run.train, run.task.make(), workdir, record=run.to_dict())
+    train(run.model, run.train, run.task.make(), workdir, record=run)
     to_fla(workdir, tmp_path / "back", 2**30)
     after = tensors_of(tmp_path / "back")
     assert {n: x.dtype for n, x in after.items()} == {n: x.dtype for n, x in tensors.items()}

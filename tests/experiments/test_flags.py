@@ -88,6 +88,7 @@ VALUES = {
     "eval_every_steps": (MQAR, 4),
     "checkpoint_every_steps": (MQAR, 6),
     "keep_checkpoints": (MQAR, 7),
+    "keep_every_steps": (MQAR, 50),
     "max_skipped_steps": (MQAR, 3),
     "spike_sigmas": (MQAR, 6.0),
     "learning_rate": (MQAR, 0.5),

@@ -426,3 +426,11 @@ def test_the_newest_are_kept_and_older_ones_leave_after_the_newer_one_is_whole(c
         checkpoints.wait()
         assert checkpoints.steps == [4]
     assert seen == [{"1", "2"}, {"3"}]
+
+
+def test_multiples_are_kept_for_good(copy):
+    with Checkpoints(copy, 1, keep_every=2) as checkpoints:
+        for step, kept in ((3, [2, 3]), (4, [2, 4]), (5, [2, 4, 5])):
+            checkpoints.save(step, state_of(step), Position())
+            checkpoints.wait()
+            assert checkpoints.steps == kept

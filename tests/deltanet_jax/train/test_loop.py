@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop: learning, exact resume, NaN, records; sharded runs equal single-device ones."""
 
+import contextlib
 import functools
 import json
 import sys
@@ -102,6 +103,24 @@ def test_another_config_in_the_same_workdir_is_refused(whole_run):
     other = TrainConfig.from_dict(CONFIG.to_dict() | {"batch_size": 16})
     with pytest.raises(ValueError, match="workdir: .*train.batch_size was 8, is 16"):
         train(MODEL, other, small_task().make(), whole_run[0])
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_one_of_a_later_version_does_not(tmp_path):
+    record = loop._Record(MODEL, CONFIG)
+    old = record.to_dict()
+    del old["train"]["keep_every_steps"]
+
+    def enter():
+        with contextlib.ExitStack() as resources:
+            loop.enter_workdir(tmp_path, record.to_dict(), {}, 0, resources, record.completed)
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(old))
+    enter()
+    old["train"]["of_next_year"] = 1
+    path.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="workdir: .*another config: .*unknown keys.*of_next_year"):
+        enter()
 
 
 def test_a_task_of_another_vocabulary_is_refused_before_any_work(tmp_path):
@@ -250,8 +269,7 @@ def test_a_trace_and_weights_and_biases(tmp_path, monkeypatch):
     for steps in (3, 6):
         changes = {"num_steps": steps, "checkpoint_every_steps": 3, "eval_every_steps": 0}
         config = CONFIG.replace(optimizer=OptimizerConfig(schedule="constant"), **changes)
-        record = {"seed": 0}
-        options = {"profile_steps": (2, 3), "wandb_project": "ours", "record": record}
+        options = {"profile_steps": (2, 3), "wandb_project": "ours", "record": model}
         train(model, config, small_task().make(), tmp_path, **options)
     assert [run.options["id"] for run in runs] == ["id0", "id0"]
     assert [sorted(run.rows) for run in runs] == [[1, 2, 3], [4, 5, 6]]
