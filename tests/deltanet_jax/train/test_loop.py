@@ -247,7 +247,10 @@ def test_wsd_warms_up_stays_and_decays():
 
 @pytest.mark.slow
 def test_a_trace_and_weights_and_biases(tmp_path, monkeypatch):
-    """A run of six steps: its second and third are traced; W&B gets each row, under one id."""
+    """A run of six steps: its second and third are traced; W&B gets each row, under one id.
+
+    The third's checkpoint is kept for good.
+    """
     runs = []
 
     class Run:
@@ -268,6 +271,7 @@ def test_a_trace_and_weights_and_biases(tmp_path, monkeypatch):
     model = small_config(MIXERS["attention"])
     for steps in (3, 6):
         changes = {"num_steps": steps, "checkpoint_every_steps": 3, "eval_every_steps": 0}
+        changes |= {"keep_checkpoints": 1, "keep_every_steps": 3}
         config = CONFIG.replace(optimizer=OptimizerConfig(schedule="constant"), **changes)
         options = {"profile_steps": (2, 3), "wandb_project": "ours", "record": model}
         train(model, config, small_task().make(), tmp_path, **options)
@@ -275,3 +279,4 @@ def test_a_trace_and_weights_and_biases(tmp_path, monkeypatch):
     assert [sorted(run.rows) for run in runs] == [[1, 2, 3], [4, 5, 6]]
     assert all(run.finished for run in runs)
     assert len(list((tmp_path / "profile").rglob("*.xplane.pb"))) == 1
+    assert Checkpoints(tmp_path / "checkpoints").steps == [3, 6]
