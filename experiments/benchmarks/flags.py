@@ -107,3 +107,17 @@ def define_save_benchmark_flags() -> None:
     flags.DEFINE_string("scratch_dir", None, "folder to save in; the system's for such by default")
     flags.DEFINE_string("record", "", "file of the record; empty records nothing")
     flags.DEFINE_string("commit", "", "recorded commit where there is no git repository")
+
+
+def define_resume_benchmark_flags() -> None:
+    """The flags of experiments.benchmarks.resume."""
+    flags.DEFINE_list("settings", ["deterministic", "default"], "compiler options to try")
+    flags.DEFINE_string("preset", "deltanet_1b3", "preset whose model is trained")
+    flags.DEFINE_integer("steps", 200, "of the unbroken run", lower_bound=1)
+    flags.DEFINE_integer("rows", 4, "sequences a step", lower_bound=1)
+    flags.DEFINE_integer("columns", 2048, "tokens a sequence", lower_bound=1)
+    flags.DEFINE_string("scratch_dir", None, "folder to save in; the system's for such by default")
+    flags.DEFINE_string("record", "", "file of the record; empty records nothing")
+    flags.DEFINE_string("commit", "", "recorded commit where there is no git repository")
+    flags.DEFINE_bool("reduced", False, "a small model, to try it out without a GPU")
+    flags.DEFINE_string("part", None, "internal: what a process does, SETTING:PART")
