@@ -6,6 +6,7 @@ A folder appears under its step's number only when all of it is on disk and hash
 checks every byte first. What an interrupted save left behind is removed at the next start.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import grain
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from deltanet_jax.sharding import path_name
@@ -169,6 +171,9 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, data: grain.DatasetIterator) -> None:
         """Starts saving; returns once the state is copied and may change. Waits for the last save.
 
+        Where the devices have room for it, the copy is theirs: made in milliseconds, it goes to the
+        host while the next steps run. Elsewhere the caller waits until the host has its own.
+
         Raises:
             CheckpointError: this save could not start, or the previous one failed.
         """
@@ -176,18 +181,17 @@ class Checkpoints:
         self._make_room()
         folder = self._directory / f"{step}.saving"
         facts = self._facts | {"arrays": _arrays(state), "data_position": data.get_state()}
-        try:
-            with _uncompressed():
-                response = ocp.save_checkpointables_async(folder, {"state": state._asdict()})
-        except Exception as error:
+        copy = _copy_on_devices(state)
+        started = self._pool.submit(_start, folder, state if copy is None else copy)
+        if copy is None and (error := started.exception()) is not None:
             raise self._failure(step, error) from error
-        self._saving = self._pool.submit(self._commit, step, response, {"step": step, **facts})
+        self._saving = self._pool.submit(self._commit, step, started, {"step": step, **facts})
         self.saved_step = step
 
-    def _commit(self, step: int, response, facts: dict) -> None:
+    def _commit(self, step: int, started: concurrent.futures.Future, facts: dict) -> None:
         """In the background, while and once Orbax writes: hash, name, remove what is too old."""
         try:
-            folder = self._directory / f"{step}.saving"
+            folder, response = self._directory / f"{step}.saving", started.result()
             if jax.process_index() > 0:
                 response.result()
                 return
@@ -263,6 +267,38 @@ class Checkpoints:
         if data is not None:
             data.set_state(facts["data_position"])
         return TrainState(**found["state"])
+
+
+def _start(folder: Path, state: TrainState) -> ocp.AsyncResponse:
+    """Returns once the host has a copy of `state`, which is written to `folder` after that."""
+    with _uncompressed():
+        return ocp.save_checkpointables_async(folder, {"state": state._asdict()})
+
+
+def _copy_on_devices(state: TrainState) -> TrainState | None:
+    """A copy beside `state`, if no step so far would have lacked the memory for it.
+
+    None on CPUs, whose memory is the host's, and with several processes, which start Orbax's saves
+    all at the same point of their programs.
+    """
+    if jax.process_count() > 1:
+        return None
+    needed: collections.Counter[jax.Device] = collections.Counter()
+    for x in jax.tree.leaves(state):
+        for shard in x.addressable_shards:
+            needed[shard.device] += shard.data.nbytes
+    if any(_spare_bytes(device) < count for device, count in needed.items()):
+        return None
+    try:
+        return jax.tree.map(jnp.copy, state)
+    except jax.errors.JaxRuntimeError:  # enough in all, but in pieces
+        return None
+
+
+def _spare_bytes(device: jax.Device) -> int:
+    """Memory that nothing has used so far; none on CPUs."""
+    memory = device.memory_stats()
+    return memory["bytes_limit"] - memory["peak_bytes_in_use"] if memory else 0
 
 
 def _uncompressed() -> ocp.Context:
