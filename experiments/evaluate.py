@@ -58,10 +58,13 @@ def sample_text(config: RunConfig, weights: dict, values: flags.FlagValues) -> s
     return values.prompt + text
 
 
+def wants_sample(config: RunConfig, values: flags.FlagValues) -> bool:
+    """Whether the run is a language model of bytes and a sample is asked for."""
+    return config.task.kind == "language_modeling" and values.sample_tokens > 0
+
+
 def print_sample(config: RunConfig, weights: dict, values: flags.FlagValues) -> None:
-    """The sampled continuation, if the run is a language model and samples are wanted."""
-    if config.task.kind != "language_modeling" or values.sample_tokens == 0:
-        return
+    """The sampled continuation."""
     print(f"--- {values.sample_tokens} bytes sampled at temperature {values.temperature}")
     print(sample_text(config, weights, values))
     print("---")
@@ -80,7 +83,8 @@ def main(argv: list[str]) -> None:
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {explain(error)}")
     print(json.dumps(result))
-    print_sample(config, weights, values)
+    if wants_sample(config, values):
+        print_sample(config, weights, values)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, NOT_FINITE, Interrupted, Stop
 from experiments import distributed, dry_run, platform
-from experiments.evaluate import print_sample
+from experiments.evaluate import print_sample, wants_sample
 from experiments.flags import (
     define_platform_flags,
     define_preset,
@@ -90,16 +90,17 @@ def main(argv: list[str]) -> None:
                     on_save_error=values.on_save_error,
                     allow_data_change=values.allow_data_change,
                 )
+            stop.unsaved = False  # from here on a signal ends the process at once
+            if jax.process_index() == 0:
+                print(json.dumps(result), flush=True)
+            # A sample needs all weights in one process: experiments.evaluate.
+            if jax.process_count() == 1 and wants_sample(config, values):
+                _, weights = restore_weights(workdir, Trainer(config.model, config.train))
+                print_sample(config, weights, values)
     except ValueError as error:
         sys.exit(f"error: {explain(error)}")
     except tuple(EXIT_CODES) as error:
         _end(error)
-    if jax.process_index() == 0:
-        print(json.dumps(result))
-    if jax.process_count() > 1:
-        return  # a sample needs all weights in one process: experiments.evaluate
-    _, weights = restore_weights(workdir, Trainer(config.model, config.train))
-    print_sample(config, weights, flags.FLAGS)
 
 
 if __name__ == "__main__":

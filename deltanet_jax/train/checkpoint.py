@@ -94,12 +94,11 @@ class Checkpoints:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Removes what a failed save has left."""
+        """Removes what failed saves have left."""
         if self._failed and jax.process_index() == 0:
-            # Orbax may be at it still; then later, or at the next start.
+            # Orbax may be at it still, and make a folder anew: later too, and at the next start.
             with contextlib.suppress(OSError):
                 self._remove_leftovers()
-                self._failed = False
 
     def _remove_leftovers(self) -> None:
         for path in self._directory.iterdir():

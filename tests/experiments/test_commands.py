@@ -4,6 +4,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from deltanet_jax.train.loop import train
 from deltanet_jax.train.metrics import read_metrics
+from deltanet_jax.train.stop import INTERRUPTED
 from experiments.evaluate import evaluate_run
 from experiments.flags import run_config_from_flags
 
@@ -64,6 +66,30 @@ def test_training_prints_figures_a_sample_and_progress(language_model):
     assert "loss" in done.stderr and "4/4" in done.stderr
     last = read_metrics(workdir / "metrics.jsonl")[-1]
     assert last["eval/bits_per_byte"] == result["bits_per_byte"]
+
+
+AFTER_TRAINING = """
+import sys, time
+from absl import app
+import experiments.main as main
+main.train = lambda *_, **__: {}
+main.restore_weights = lambda *_: (print("restoring", flush=True), time.sleep(60))
+main.define_workdir(), main.define_preset(required=False), main.define_run_flags()
+main.define_sample_flags(), main.define_platform_flags()
+app.run(main.main)
+"""
+
+
+def test_a_signal_after_training_ends_the_run_with_its_code(tmp_path):
+    """While weights for the sample are restored, within Orbax's own loop of events."""
+    (tmp_path / "text.txt").write_text("abab" * 500)
+    command = [sys.executable, "-c", AFTER_TRAINING, f"--data={tmp_path / 'text.txt'}", *SMALL]
+    command += ["--preset=language_modeling/small-hybrid", "--seq_len=32", f"--workdir={tmp_path}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert [process.stdout.readline() for _ in range(2)] == ["{}\n", "restoring\n"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == INTERRUPTED, process.stderr.read()
 
 
 def test_secrets_of_the_environment_are_in_no_output(language_model):

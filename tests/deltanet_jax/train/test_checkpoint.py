@@ -217,6 +217,19 @@ def test_a_save_killed_before_its_manifest_is_as_if_it_had_not_begun(copy, monke
         assert checkpoints.newest() == 2
 
 
+def test_what_a_failed_save_leaves_late_goes_in_the_end(copy, monkeypatch):
+    """Orbax may be at it still when the next save makes room."""
+    with Checkpoints(copy, 2) as checkpoints:
+        with monkeypatch.context() as broken:
+            broken.setattr(manifest, "write", lambda *_: os.fsync(-1))
+            checkpoints.save(3, state_of(3), Position())
+            with pytest.raises(CheckpointError, match="step 3 could not be saved"):
+                checkpoints.wait()
+        checkpoints.save(4, state_of(4), Position())
+        (copy / "3.saving.orbax-checkpoint-tmp").mkdir()
+    assert {p.name for p in copy.iterdir()} == {"2", "4"}
+
+
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
