@@ -6,13 +6,13 @@
         --out=experiments/results/lm_small --tokenizer=tokenizer.model --wikitext=wiki.test.raw \\
         --tasks=lambada --task_data=FOLDER
 
-Models are the presets lm_small/NAME (experiments/lm_small_presets.py). WORKDIR/NAME is the run with
-its checkpoints; OUT/NAME gets config.json, machine.json, metrics.jsonl and, once the model is
-evaluated, offline.json (with --tasks, those of experiments.evaluate) and, last, record.json, from
-which experiments.report makes README's table. The same command goes on
-where it stopped and leaves finished models alone. After --max_minutes the run at work is saved and
-ended (exit code 75), and a model that would take longer than there is time is not started. For
-several GPUs: a process each, with other --models and CUDA_VISIBLE_DEVICES.
+Models are the presets lm_small/NAME (experiments/lm_small_presets.py); with --seed=N, NAME below
+ends in -seed-N. WORKDIR/NAME is the run with its checkpoints; OUT/NAME gets config.json,
+machine.json, metrics.jsonl and, once the model is evaluated, offline.json (with --tasks, those of
+experiments.evaluate) and, last, record.json, from which experiments.report makes README's table.
+The same command goes on where it stopped and leaves finished models alone. After --max_minutes the
+run at work is saved and ended (exit code 75), and a model that would take longer than there is
+time is not started. For several GPUs: a process each, with other --models and CUDA_VISIBLE_DEVICES.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from experiments import platform
 from experiments.evaluation.run import OFFLINE, TaskOptions, evaluate_tasks, step_folder
 from experiments.flags import explain
 from experiments.lm_small_eval import evaluate_workdir, wikitext_from_flags
-from experiments.lm_small_presets import LM_SMALL_PRESETS, PREFIX
+from experiments.lm_small_presets import LM_SMALL_PRESETS, PREFIX, with_seed
 from experiments.logs import quiet_logs
 from experiments.run_config import RunConfig, read_run_config
 from experiments.text.flags import define_lm_small_flags
@@ -52,13 +52,14 @@ RECORD = "record.json"
 KEPT = ("config.json", "machine.json", "metrics.jsonl")
 
 
-def configs(models: list[str], data: str, reduced: bool) -> dict[str, RunConfig]:
-    """Model -> its run on `data`.
+def configs(models: list[str], data: str, reduced: bool, seed: int = 0) -> dict[str, RunConfig]:
+    """Folder's name -> its run on `data`.
 
     Args:
         models: names of presets without their prefix.
         data: a folder made by prepare_data.
         reduced: a toy of the same layers, of any tokenizer, to try all of it out without a GPU.
+        seed: of the weights and of the order of the data.
     Raises:
         ValueError: a name that is none, or given twice.
     """
@@ -70,8 +71,11 @@ def configs(models: list[str], data: str, reduced: bool) -> dict[str, RunConfig]
     found = {}
     for name in models:
         config = LM_SMALL_PRESETS[PREFIX + name]()
-        config = config.replace(task=config.task.replace(data=(data,)))
-        found[name] = _reduced(config) if reduced else config
+        config = config.replace(
+            task=config.task.replace(data=(data,), data_seed=seed),
+            train=config.train.replace(seed=seed),
+        )
+        found[with_seed(name, seed)] = _reduced(config) if reduced else config
     return found
 
 
@@ -239,7 +243,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     try:
         platform.configure_from_flags(values)
-        runs = configs(values.models, values.data, values.reduced)
+        runs = configs(values.models, values.data, values.reduced, values.seed)
         pages, tokenizer = wikitext_from_flags(values.wikitext, values.tokenizer)
         if values.reduced and pages:
             pages = pages[:1]

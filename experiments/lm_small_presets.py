@@ -11,8 +11,7 @@ few tokens and a small model: batches of 32,768 tokens for thousands of steps, a
 weight decay of 0.1. With batches of 131,072 tokens and a decay of 0.01, the recipe tried first,
 perplexities were a fifth higher (experiments/LOG.md).
 
-For one GPU of 80 GiB; experiments.lm_small trains and evaluates them (README's results; Mamba,
-Gated DeltaNet and the ablation have not been run by us yet).
+For one GPU of 80 GiB; experiments.lm_small trains and evaluates them (README's results).
 Data, with the Mistral tokenizer:
 
     python -m experiments.prepare_data --data=train.txt.xz --valid_data=valid.txt.xz \\
@@ -92,6 +91,11 @@ ABLATION: dict[str, Shape] = {
         ("identity", "identity"),
     )
 }
+
+
+def with_seed(name: str, seed: int | str) -> str:
+    """The folder of a model's run with another seed than the preset's."""
+    return f"{name}-seed-{seed}" if seed else name
 
 
 def lm_small(shape: Shape, tokens: float) -> RunConfig:

@@ -10,15 +10,17 @@ Nothing is written while there is no record.
 import json
 import math
 import re
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deltanet_jax.train.metrics import read_metrics
-from experiments.lm_small_presets import ABLATION, MODELS, Shape
+from experiments.lm_small_presets import ABLATION, MODELS, Shape, with_seed
 from experiments.plots import save_curves
 
 RESULTS = Path(__file__).resolve().parent / "results" / "lm_small"
+TRIED = RESULTS.parent / "tried"
 IN_README = "experiments/results/lm_small"
 LOSS, POSITIONS = "loss.png", "positions.png"
 
@@ -31,12 +33,19 @@ class Record(NamedTuple):
         title: of its row.
         figures: record.json.
         lambada: LAMBADA's figures, or None.
+        others: validation perplexities with other seeds.
     """
 
     name: str
     title: str
     figures: dict[str, Any]
     lambada: dict[str, float] | None
+    others: tuple[float, ...] = ()
+
+    @property
+    def perplexities(self) -> list[float]:
+        """On the held-out text, ascending, of all seeds."""
+        return sorted((self.figures["validation"]["perplexity"], *self.others))
 
 
 def read_records(results: Path, shapes: dict[str, Shape]) -> list[Record]:
@@ -48,8 +57,20 @@ def read_records(results: Path, shapes: dict[str, Shape]) -> list[Record]:
             path = folder / "offline.json"
             lambada = json.loads(path.read_text())["tasks"]["lambada"] if path.exists() else None
             figures = json.loads((folder / "record.json").read_text())
-            records.append(Record(name, shape.title, figures, lambada))
+            others = tuple(
+                json.loads(path.read_text())["validation"]["perplexity"]
+                for path in sorted(results.glob(f"{with_seed(name, '*')}/record.json"))
+            )
+            records.append(Record(name, shape.title, figures, lambada, others))
     return records
+
+
+def _perplexity(record: Record) -> str:
+    found = record.perplexities
+    mean = f"{statistics.mean(found):.2f}"
+    if len(found) == 1:
+        return mean
+    return f"{mean} ({found[0]:.2f} to {found[-1]:.2f}, {len(found)} seeds)"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -70,7 +91,7 @@ def _row(record: Record, paper: dict[str, float]) -> str:
         record.title,
         f"{figures['parameters'] / 1e6:.1f}",
         f"{figures['tokens'] / 1e6:.0f}",
-        f"{figures['validation']['perplexity']:.2f}",
+        _perplexity(record),
         _number(wikitext, ".2f"),
         _number(paper.get(record.name), ".2f"),
         f"{_number(lambada.get('perplexity'), '.1f')}, "
@@ -111,18 +132,50 @@ def _machines(records: Iterable[Record]) -> str:
     return f"{of('device')}, jax {of('jax')}, commit {commits}, {dates}; made by {commands}."
 
 
-def lm_small_section(results: Path = RESULTS) -> str:
+def _missing(records: Sequence[Record]) -> list[str]:
+    missing = [MODELS[name].title for name in MODELS if name not in {r.name for r in records}]
+    return [f"Not run with this recipe yet: {', '.join(missing)}.", ""] if missing else []
+
+
+def _recipe(folder: Path) -> str:
+    train, task = (json.loads((folder / "config.json").read_text())[k] for k in ("train", "task"))
+    optimizer = train["optimizer"]
+    return (
+        f"{train['batch_size'] * task['seq_len']:,} tokens a batch, rate "
+        f"{optimizer['learning_rate']:g}, weight decay {optimizer['weight_decay']:g}"
+    )
+
+
+def _recipes(results: Path, tried: Path) -> list[str]:
+    """Validation perplexity by recipe: the table's, and those that were tried before."""
+    folders = [results, *sorted(tried.glob("lm_small-*"))]
+    found = {f: {r.name: r for r in read_records(f, MODELS)} for f in folders}
+    named = [(_recipe(f / next(iter(records))), records) for f, records in found.items() if records]
+    if len(named) < 2:
+        return []
+    lines = ["| model | " + " | ".join(recipe for recipe, _ in named) + " |"]
+    lines.append("|" + "---|" * (len(named) + 1))
+    for name, shape in MODELS.items():
+        cells = [_perplexity(rs[name]) if name in rs else "–" for _, rs in named]
+        if set(cells) != {"–"}:
+            lines.append(f"| {shape.title} | " + " | ".join(cells) + " |")
+    return ["By recipe, validation perplexity (the first column is the table's):", "", *lines, ""]
+
+
+def lm_small_section(results: Path = RESULTS, tried: Path = TRIED) -> str:
     """Tables, notes and pictures; nothing without records."""
     paper = json.loads((RESULTS / "paper.json").read_text())
     table, ablation = read_records(results, MODELS), read_records(results, ABLATION)
     parts: list[str] = []
     if table:
         parts += [
-            "The paper's main table in small: equal sizes, tokens and recipe, one seed "
-            "(experiments/lm_small_presets.py):",
+            "The paper's main table in small: equal sizes, tokens and recipe, one seed where no "
+            "other number is given (experiments/lm_small_presets.py):",
             "",
             *_table(table, paper["wikitext"]),
             "",
+            *_missing(table),
+            *_recipes(results, tried),
             f"![Loss against tokens]({IN_README}/{LOSS})",
             "",
             f"![Perplexity by position]({IN_README}/{POSITIONS})",

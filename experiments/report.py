@@ -18,6 +18,7 @@ from deltanet_jax.train.metrics import read_metrics
 from experiments.benchmarks.fla_tables import fla_logits_section
 from experiments.benchmarks.generate_tables import generate_section
 from experiments.benchmarks.mixers_tables import mixers_speed_section, save_mixers_picture
+from experiments.benchmarks.resume import table as resume_table
 from experiments.benchmarks.save import table as save_table
 from experiments.benchmarks.tables import kernels_section, save_pictures
 from experiments.benchmarks.train_tables import save_training_picture, training_section
@@ -136,6 +137,18 @@ def saves_section() -> str:
     )
 
 
+def resume_section() -> str:
+    """Whether a large run that is resumed is the unbroken one, and what --deterministic costs."""
+    record = _read("resume", "record.json")
+    machine = record["machine"]
+    where = (
+        f"`{machine['command']}`: {record['preset']}, {record['steps']} steps of {record['rows']} "
+        f"x {record['columns']} tokens on one {machine['device']}, jax {machine['jax']}, commit "
+        f"{machine['commit'][:10]}, {machine['date'][:10]}."
+    )
+    return "\n".join([resume_table(record), "", where])
+
+
 def drift_section() -> str:
     """How far states of float32 are from float64 after many tokens."""
     record = _read("drift", "record.json")
@@ -158,6 +171,7 @@ SECTIONS = {
     },
     "docs/reliability.md": {
         "faults": faults_section,
+        "resume": resume_section,
         "saves": saves_section,
         "drift": drift_section,
     },

@@ -56,6 +56,7 @@ def define_lm_small_flags() -> None:
     define_compilation_flags()
     _define_wikitext_flags()
     flags.DEFINE_list("models", list(MODELS), "presets lm_small/NAME")
+    flags.DEFINE_integer("seed", 0, "of weights and order of the data; not 0: NAME-seed-N", 0)
     flags.DEFINE_string("data", None, "folder made by prepare_data", required=True)
     flags.DEFINE_string("workdir", "runs/lm_small", "folder of the runs and their checkpoints")
     flags.DEFINE_string("out", None, "folder of what is kept of them", required=True)

@@ -208,19 +208,55 @@ def test_the_report_is_the_records(done, tmp_path):
         figures["validation"]["perplexity"] = perplexity
         figures["wikitext"]["word_perplexity"] = 2 * perplexity
         (folder / "record.json").write_text(json.dumps(figures))
-        (folder / "metrics.jsonl").write_text((done / "out" / MODEL / "metrics.jsonl").read_text())
+        for file in ("metrics.jsonl", "config.json"):
+            (folder / file).write_text((done / "out" / MODEL / file).read_text())
     tasks = {"lambada": {"perplexity": 123.4, "acc": 0.25}}
     (tmp_path / "gla" / "offline.json").write_text(json.dumps({"tasks": tasks}))
-    text = lm_small_section(tmp_path)
+    text = lm_small_section(tmp_path, tmp_path / "none")
     link = "[record](experiments/results/lm_small/gla/record.json)"
     figures = "110.0 | 0 | 30.00 | 60.00 | 28.65 | 123.4, 25.0 | 456,000 (2 GPUs)"
     assert f"| GLA (no conv) | {figures} | {link} |" in text
     assert "| 25.50 | 51.00 | 28.24 | –, – | 456,000 |" in text
     assert text.index("GLA") < text.index("DeltaNet (conv)") < text.index("L1 norm, ReLU")
     assert "GPU, jax 1, commit 0123456789, 2026-01-02; made by `python x`." in text
+    assert "Not run with this recipe yet: Transformer++, RetNet" in text
+    assert "By recipe" not in text
     save_lm_small_pictures(tmp_path)
     assert (tmp_path / "loss.png").stat().st_size > 10_000
     assert (tmp_path / "positions.png").stat().st_size > 10_000
+
+
+def test_the_report_has_means_over_seeds_and_what_other_recipes_gave(done, tmp_path):
+    def record(folder, perplexity, **recipe):
+        folder.mkdir(parents=True)
+        figures = record_of(done)
+        figures["validation"]["perplexity"] = perplexity
+        (folder / "record.json").write_text(json.dumps(figures))
+        config = json.loads((done / "out" / MODEL / "config.json").read_text())
+        config["train"]["optimizer"] |= recipe
+        (folder / "config.json").write_text(json.dumps(config))
+
+    results, tried = tmp_path / "results", tmp_path / "tried"
+    record(results / "gla", 30.0)
+    record(results / "gla-seed-1", 33.0)
+    record(results / "gla-seed-2", 31.5)
+    record(results / "delta_net", 29.0)
+    record(tried / "lm_small-other" / "gla", 40.0, weight_decay=0.25)
+    text = lm_small_section(results, tried)
+    assert "| 31.50 (30.00 to 33.00, 3 seeds) | " in text and " | 29.00 | " in text
+    assert "weight decay 0.25 |\n" in text
+    assert "| GLA (no conv) | 31.50 (30.00 to 33.00, 3 seeds) | 40.00 |\n" in text
+    assert "| DeltaNet (conv) | 29.00 | – |\n" in text
+
+
+def test_another_seed_has_a_folder_of_its_own(done):
+    data = str(done / "data")
+    (name, config), (seeded, other) = (
+        next(iter(configs([MODEL], data, True, seed).items())) for seed in (0, 3)
+    )
+    assert (name, seeded) == (MODEL, f"{MODEL}-seed-3")
+    assert other != config and other.replace(train=config.train, task=config.task) == config
+    assert (other.train.seed, other.task.data_seed) == (3, 3)
 
 
 def test_the_papers_numbers_are_of_models_that_there_are():

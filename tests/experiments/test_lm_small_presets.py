@@ -2,10 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small main table compares models of one size on the same tokens."""
 
+import json
+
 import pytest
 
 from deltanet_jax.accounting import cost
+from experiments.lm_small import configs
 from experiments.lm_small_presets import ABLATION, LM_SMALL_PRESETS, MODELS, PREFIX
+from experiments.lm_small_report import RESULTS
+from experiments.run_config import read_run_config
 
 RUNS = {name: make() for name, make in LM_SMALL_PRESETS.items()}
 EMBEDDINGS = 32_000 * 1024
@@ -40,3 +45,12 @@ def test_hybrids_are_the_papers():
 def test_the_ablation_starts_from_the_tables_delta_net():
     assert ABLATION["l2-silu"].layer_pattern == MODELS["delta_net"].layer_pattern
     assert len({shape.layer_pattern for shape in ABLATION.values()}) == 8
+
+
+@pytest.mark.parametrize("folder", sorted(p.parent for p in RESULTS.glob("*/config.json")))
+def test_records_are_of_their_presets(folder):
+    name, _, seed = folder.name.partition("-seed-")
+    found = read_run_config(folder)
+    [wanted] = configs([name], found.task.data[0], False, int(seed or 0)).values()
+    assert found == wanted
+    assert json.loads((folder / "record.json").read_text())["steps"] == wanted.train.num_steps

@@ -96,48 +96,6 @@ def test_arrays_of_the_formats_of_before_come_back(tmp_path, monkeypatch):
         assert checkpoints.facts(1)["format_version"] == 1
 
 
-def test_a_copy_on_the_devices_is_saved_while_its_state_is_gone(tmp_path, monkeypatch):
-    """As on GPUs, whose next step takes the state's memory while the copy goes to the host."""
-    begin, start, state = threading.Event(), checkpoint._start, state_of(1)
-
-    def late(*arguments):
-        assert begin.wait(60)
-        return start(*arguments)
-
-    monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device: 2**40)
-    monkeypatch.setattr(checkpoint, "_start", late)
-    with Checkpoints(tmp_path, 1) as checkpoints:
-        checkpoints.save(1, state, Position())
-        for x in jax.tree.leaves(state):
-            x.delete()
-        assert not checkpoints.steps
-        begin.set()
-        checkpoints.wait()
-        assert equal_bits(checkpoints.restore(1, abstract()), state_of(1))
-
-
-def test_a_copy_on_the_devices_needs_room_for_every_byte(monkeypatch):
-    state = state_of(1)
-    count = sum(x.nbytes for x in jax.tree.leaves(state))
-    for spare, there in ((count - 1, False), (count, True)):
-        monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device, spare=spare: spare)
-        copy = checkpoint._copy_on_devices(state)
-        assert (copy is not None) == there
-    assert equal_bits(copy, state)
-
-
-def test_a_copy_that_cannot_be_saved_is_a_failed_save(tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("no")
-
-    monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device: 2**40)
-    monkeypatch.setattr(checkpoint, "_start", fail)
-    with Checkpoints(tmp_path, 1) as checkpoints:
-        checkpoints.save(1, state_of(1), Position())
-        with pytest.raises(CheckpointError, match="step 1 could not be saved: no; there is no"):
-            checkpoints.wait()
-
-
 def flip(path, byte=None):
     content = bytearray(path.read_bytes())
     bit = int(np.random.default_rng(len(content)).integers(8 * len(content)))

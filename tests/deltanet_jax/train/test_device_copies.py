@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Saves from a copy on the devices, as on GPUs, which have memory of their own."""
+
+import functools
+import threading
+
+import jax
+import pytest
+
+from deltanet_jax.train import checkpoint
+from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints, with_shardings
+from experiments.faults.damage import Position, make_state
+from tests.helpers.compare import equal_bits
+
+state_of = functools.partial(make_state, bytes_each=1200)
+
+
+def test_a_copy_on_the_devices_is_saved_while_its_state_is_gone(tmp_path, monkeypatch):
+    """As on GPUs, whose next step takes the state's memory while the copy goes to the host."""
+    begin, start, state = threading.Event(), checkpoint._start, state_of(1)
+    abstract = with_shardings(state, jax.tree.map(lambda x: x.sharding, state))
+
+    def late(*arguments):
+        assert begin.wait(60)
+        return start(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device: 2**40)
+    monkeypatch.setattr(checkpoint, "_start", late)
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(1, state, Position())
+        for x in jax.tree.leaves(state):
+            x.delete()
+        assert not checkpoints.steps
+        begin.set()
+        checkpoints.wait()
+        assert equal_bits(checkpoints.restore(1, abstract), state_of(1))
+
+
+def test_a_copy_on_the_devices_needs_room_for_every_byte(monkeypatch):
+    state = state_of(1)
+    count = sum(x.nbytes for x in jax.tree.leaves(state))
+    for spare, there in ((count - 1, False), (count, True)):
+        monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device, spare=spare: spare)
+        copy = checkpoint._copy_on_devices(state)
+        assert (copy is not None) == there
+    assert equal_bits(copy, state)
+
+
+def test_a_copy_that_cannot_be_saved_is_a_failed_save(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device: 2**40)
+    monkeypatch.setattr(checkpoint, "_start", fail)
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(1, state_of(1), Position())
+        with pytest.raises(CheckpointError, match="step 1 could not be saved: no; there is no"):
+            checkpoints.wait()
