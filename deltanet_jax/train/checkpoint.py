@@ -79,6 +79,7 @@ class Checkpoints:
         self._saving: concurrent.futures.Future | None = None
         self.saved_step: int | None = None
         self._failed = False
+        self._why_not = ""  # told about copies on devices
         if keep and jax.process_index() == 0:
             make_directory(self._directory)
             self._remove_leftovers()
@@ -180,7 +181,10 @@ class Checkpoints:
         self._make_room()
         folder = self._directory / f"{step}.saving"
         facts = self._facts | {"arrays": _arrays(state), "data_position": data.get_state()}
-        copy = _copy_on_devices(state)
+        copy, why_not = _copy_on_devices(state)
+        if why_not not in ("", self._why_not):
+            logger.info("steps wait for saves until the host has its copy: %s", why_not)
+            self._why_not = why_not
         started = self._pool.submit(_start, folder, state if copy is None else copy)
         if copy is None and (error := started.exception()) is not None:
             raise self._failure(step, error) from error
@@ -274,30 +278,36 @@ def _start(folder: Path, state: TrainState) -> ocp.AsyncResponse:
         return ocp.save_checkpointables_async(folder, {"state": state._asdict()})
 
 
-def _copy_on_devices(state: TrainState) -> TrainState | None:
-    """A copy beside `state`, if no step so far would have lacked the memory for it.
+def _copy_on_devices(state: TrainState) -> tuple[TrainState | None, str]:
+    """A copy beside `state`, or None and why there is none.
 
-    None on CPUs, whose memory is the host's, and with several processes, which start Orbax's saves
-    all at the same point of their programs.
+    There is none without a word on devices whose memory is the host's, and with several processes,
+    which start Orbax's saves all at the same point of their programs.
     """
     if jax.process_count() > 1:
-        return None
+        return None, ""
     needed: collections.Counter[jax.Device] = collections.Counter()
     for x in jax.tree.leaves(state):
         for shard in x.addressable_shards:
             needed[shard.device] += shard.data.nbytes
-    if any(_spare_bytes(device) < count for device, count in needed.items()):
-        return None
+    for device, count in needed.items():
+        spare = _spare_bytes(device)
+        if spare is None:
+            return None, ""
+        if spare < count:
+            return None, f"a copy takes {count:,} bytes of {device}, steps leave {spare:,}"
     try:
-        return jax.tree.map(jnp.copy, state)
-    except jax.errors.JaxRuntimeError:  # enough in all, but in pieces
+        return jax.tree.map(jnp.copy, state), ""
+    except jax.errors.JaxRuntimeError as error:  # enough in all, but in pieces
+        return None, str(error).splitlines()[0]
+
+
+def _spare_bytes(device: jax.Device) -> int | None:
+    """Memory that nothing has used so far; None if it is the host's."""
+    memory = device.memory_stats() or {}
+    if "bytes_limit" not in memory or "peak_bytes_in_use" not in memory:
         return None
-
-
-def _spare_bytes(device: jax.Device) -> int:
-    """Memory that nothing has used so far; none on CPUs."""
-    memory = device.memory_stats()
-    return memory["bytes_limit"] - memory["peak_bytes_in_use"] if memory else 0
+    return memory["bytes_limit"] - memory["peak_bytes_in_use"]
 
 
 def _uncompressed() -> ocp.Context:

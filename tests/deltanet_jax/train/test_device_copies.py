@@ -40,11 +40,23 @@ def test_a_copy_on_the_devices_is_saved_while_its_state_is_gone(tmp_path, monkey
 def test_a_copy_on_the_devices_needs_room_for_every_byte(monkeypatch):
     state = state_of(1)
     count = sum(x.nbytes for x in jax.tree.leaves(state))
-    for spare, there in ((count - 1, False), (count, True)):
-        monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device, spare=spare: spare)
-        copy = checkpoint._copy_on_devices(state)
-        assert (copy is not None) == there
-    assert equal_bits(copy, state)
+    monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device: count)
+    copy, why_not = checkpoint._copy_on_devices(state)
+    assert equal_bits(copy, state) and not why_not
+    monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device: count - 1)
+    copy, why_not = checkpoint._copy_on_devices(state)
+    assert copy is None
+    assert f"takes {count:,} bytes of" in why_not and f"leave {count - 1:,}" in why_not
+
+
+def test_that_steps_wait_is_said_once(tmp_path, monkeypatch, caplog):
+    with caplog.at_level("INFO", "deltanet_jax"), Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(1, state_of(1), Position())
+        assert "steps wait" not in caplog.text  # here the devices' memory is the host's
+        monkeypatch.setattr(checkpoint, "_spare_bytes", lambda device: 0)
+        for step in (2, 3):
+            checkpoints.save(step, state_of(step), Position())
+    assert caplog.text.count("steps wait for saves until the host has its copy: a copy takes") == 1
 
 
 def test_a_copy_that_cannot_be_saved_is_a_failed_save(tmp_path, monkeypatch):
