@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
+from tqdm import tqdm
 
 from deltanet_jax.sharding import MeshConfig
 from deltanet_jax.train.checkpoint import Checkpoints
@@ -118,7 +119,7 @@ def run_part(name: str, values: flags.FlagValues, folder: Path) -> dict:
     }
 
 
-def run_setting(setting: str, command: list[str], folder: Path, log) -> dict:
+def run_setting(setting: str, command: list[str], folder: Path, progress: tqdm) -> dict:
     """All parts of a setting, one after another, each in a process; what they came to.
 
     Raises:
@@ -136,7 +137,8 @@ def run_setting(setting: str, command: list[str], folder: Path, log) -> dict:
         if done.returncode:
             raise RuntimeError(f"{setting}, {part}:\n{done.stderr[-2000:]}")
         results[part] = json.loads(done.stdout.splitlines()[-1])
-        log(f"{setting}, {part}: {time.perf_counter() - began:.0f} s")
+        progress.write(f"{setting}, {part}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        progress.update()
     shutil.rmtree(folder)
     return results
 
@@ -193,10 +195,14 @@ def main(argv: list[str]) -> None:
     command += [f"--{name}={getattr(values, name)}" for name in names]
     command += [f"--reduced={values.reduced}"]
     record = {"settings": {}} | {name: getattr(values, name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="deltanet-jax-", dir=values.scratch_dir) as folder:
+    parts = sum(len(SETTINGS[setting]) for setting in values.settings)
+    with (
+        tempfile.TemporaryDirectory(prefix="deltanet-jax-", dir=values.scratch_dir) as folder,
+        tqdm(total=parts, unit="part", file=sys.stderr) as progress,
+    ):
         for setting in values.settings:
             try:
-                results = run_setting(setting, command, Path(folder) / setting, print)
+                results = run_setting(setting, command, Path(folder) / setting, progress)
             except RuntimeError as error:
                 sys.exit(f"error: {explain(error)}")
             record["settings"][setting] = results
