@@ -4,7 +4,7 @@
 
 It runs the programs of a cluster side by side, so the kernel's programs are one, and what they
 meet at is a barrier of clusters. It knows no registers: for what kernel_rows.py says of them its
-definition stands here.
+definition stands here. Its clocks tell what is ordered whatever the timing (`raced`).
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 import pytest
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 
 from pallas_kernels.decoding import kernel_layers, kernel_program, kernel_rows
 
@@ -63,10 +64,16 @@ def load_lines(ref, lines, layout):
     return ref[pl.ds(lines.start * size, lines.size * size)].reshape(lines.size, size)
 
 
+def raced() -> bool:
+    """Whether in the last launch, which has ended, a write and another access of the same numbers,
+    in device or shared memory, had no order."""
+    return gpu_callbacks.get_races().races_found
+
+
 @contextlib.contextmanager
-def interpreted(dtype, *, detect_races=False):
+def interpreted(dtype):
     """`kernel_layers.run`, interpreted, is used meanwhile for weights of `dtype`."""
-    params = plgpu.InterpretGPUParams(detect_races=detect_races)
+    params = plgpu.InterpretGPUParams(detect_races=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClusterMeeting, "scratch", scratch(dtype), raising=False)
         patch.setattr(kernel_program, "Meeting", ClusterMeeting)

@@ -8,9 +8,12 @@ they lower is a test of its own. What nobody has written is not a number there.
 """
 
 import functools
+import itertools
+import re
 import types
 
 import jax
+import jax.experimental.pallas as pl
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from experiments.benchmarks import aot
 from pallas_kernels.decoding import delta_net_layers as operator
-from pallas_kernels.decoding import layers_plan
+from pallas_kernels.decoding import kernel_layers, layers_plan
 from tests.helpers import decoding, mosaic_interpreter
 from tests.helpers.compare import BOUNDS, assert_close, rms_ratio
 from tests.helpers.delta_net_layers import W, defined, layers
@@ -57,31 +60,48 @@ def test_the_stream_holds_every_product(heads, hidden, programs, warpgroups):
     assert how.lines == product.start + product.lines * how.warpgroups * product.steps
 
 
+@pytest.mark.parametrize("programs", [64, 78, 132])
+def test_every_number_has_a_program(programs):
+    """Whether or not numbers divide: rows, and values of heads' states."""
+    for heads, hidden in itertools.product(range(1, programs + 1), (256, 5632, 11264)):
+        how = layers_plan.plan(heads, hidden, programs)
+        wanted = (3 * how.width + heads, how.width, 2 * hidden, how.width)
+        for product, rows in zip(how.products, wanted, strict=True):
+            assert product.rows % 8 == 0
+            assert rows <= programs * product.rows < rows + 8 * programs
+        assert layers_plan.HEAD % how.values == 0
+        assert heads * (layers_plan.HEAD // how.values) <= programs
+
+
 def run_interpreted(weights, state, x, programs=2):
-    """(x of every token, state after the last)."""
+    """(x of every token, state after the last), how many tokens' launches had a race."""
     how = layers_plan.plan(HEADS, HIDDEN, programs)
     packed = operator.pack_layers(weights, how)
     with mosaic_interpreter.interpreted(x.dtype):
         token = jax.jit(functools.partial(operator.delta_net_layers, how=how, beta_scale=2.0))
-        outputs = []
+        outputs, races = [], 0
         for one in x:
-            y, state = token(one[None], packed, state)
+            y, state = jax.block_until_ready(token(one[None], packed, state))
             outputs.append(y[0])
-    return jnp.stack(outputs), *state
+            races += mosaic_interpreter.raced()
+    return (jnp.stack(outputs), *state), races
 
 
 def test_tokens_in_the_interpreter():
     inputs = layers(HEADS, HIDDEN, jnp.float32)
-    got = run_interpreted(*inputs)
+    got, races = run_interpreted(*inputs)
+    assert not races
     for name, x, y in zip(("x", "tails", "memory"), got, defined(*inputs), strict=True):
         assert_close(name, x, y, BOUNDS["float32"])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("programs", [2, 5])
+@pytest.mark.parametrize("programs", [2, 9])
 def test_in_16_bits(programs):
+    """Of nine, the last has no rows of x1."""
     inputs = layers(HEADS, HIDDEN, jnp.bfloat16)
-    got = run_interpreted(*inputs, programs=programs)
+    got, races = run_interpreted(*inputs, programs=programs)
+    assert not races
     for name, x, y in zip(("x", "tails", "memory"), got, defined(*inputs), strict=True):
         assert_close(name, x, y, BOUNDS["bfloat16"])
 
@@ -89,10 +109,27 @@ def test_in_16_bits(programs):
 @pytest.mark.slow
 @pytest.mark.parametrize("left_out", range(1, 6))
 def test_every_meeting_matters(left_out, monkeypatch):
-    """Without it somebody reads what nobody has written."""
+    """Without it somebody may read before somebody else has written."""
     monkeypatch.setattr(mosaic_interpreter.ClusterMeeting, "left_out", left_out)
-    got = run_interpreted(*layers(HEADS, HIDDEN, jnp.float32))
-    assert not all(np.isfinite(x).all() for x in got)
+    weights, state, x = layers(HEADS, HIDDEN, jnp.float32)
+    assert run_interpreted(weights, state, x[:1])[1]
+
+
+@pytest.mark.slow
+def test_what_is_read_too_late_is_found(monkeypatch):
+    """The convolutions' inputs are kept after a layer's last meeting: nobody waits for that before
+    z is written over."""
+    layer, keep = kernel_layers._layer, kernel_layers._keep_inputs
+
+    def late(program, meeting, old, new, number, carry, **options):
+        carry = layer(program, meeting, old, new, number, carry, **options)
+        pl.when(program.warpgroup == 1)(lambda: keep(program, old, new, number))
+        return carry
+
+    monkeypatch.setattr(kernel_layers, "_layer", late)
+    monkeypatch.setattr(kernel_layers, "_keep_inputs", lambda *args: None)
+    weights, state, x = layers(HEADS, HIDDEN, jnp.float32)
+    assert run_interpreted(weights, state, x[:1])[1]
 
 
 @pytest.mark.parametrize("name", decoding.WRONG_STEPS)
@@ -106,7 +143,12 @@ def test_lowers_for_cuda():
     run, (x, packed, state) = aot.one_token(16, 5632, "bfloat16")
     with jax.sharding.use_abstract_mesh(H200):
         traced = jax.jit(run).trace(x, packed, state)
-        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    # The counter, zeros of this launch alone, is all that is written where it was read.
+    operands = re.search(r"custom_call @mosaic_gpu\w*\(([^)]*)\)", text).group(1).split(", ")
+    (written_over,) = re.findall(r"operand_index = (\d+)", text)
+    zeros = r"%(\w+) = stablehlo.constant dense<0> : tensor<i32>\s+%(\w+) = \S+ %\1, dims = \[\]"
+    assert operands[int(written_over)] == f"%{re.search(zeros, text).group(2)}"
     y, new = traced.out_info
     assert (y.shape, y.dtype) == (x.shape, x.dtype)
     assert [(a.shape, a.dtype) for a in new] == [(a.shape, a.dtype) for a in state]
