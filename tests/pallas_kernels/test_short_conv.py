@@ -20,6 +20,7 @@ from pallas_kernels import short_conv, short_conv_sharded
 from pallas_kernels.short_conv import kernel_support
 from pallas_kernels.short_conv.kernel_vjp import short_conv_kernels
 from tests.helpers.compare import BOUNDS, assert_close
+from tests.helpers.mosaic_interpreter import raced
 
 H200 = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
 NAMES = ("y", "dx", "dweight")
@@ -125,6 +126,10 @@ def test_kernels_interpreted(sizes, dtype, boundaries, norm_size):
         interpret=plgpu.InterpretGPUParams(detect_races=boundaries is None),
     )
     check(run, args, dy, ids, BOUNDS[dtype], activation="silu", norm_size=norm_size)
+    if boundaries is None:
+        assert not raced()  # of the last launch: backward
+        jax.block_until_ready(run(*args))
+        assert not raced()
 
 
 @pytest.mark.parametrize(
