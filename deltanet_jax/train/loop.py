@@ -326,6 +326,8 @@ class _Run:
         )
 
     def _save_and_end(self, step: int) -> None:
+        with self._failed_saves():  # an earlier one's failure must not cost this step
+            self.checkpoints.wait()
         if step and self.checkpoints.saved_step != step:
             self.checkpoints.save(step, self.state, self.data)
         self.checkpoints.wait()

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -223,6 +224,27 @@ def test_the_save_that_ends_a_run_must_succeed(tmp_path, full_disk, last):
     task = TASK.make() if last else Wrapped(TASK.make(), at(3, stop.ask))
     with pytest.raises(CheckpointError, match=f"step {6 if last else 3} could not"):
         train(MODEL, CONFIG, task, tmp_path, stop=stop, on_save_error="continue")
+
+
+def test_a_stop_saves_its_step_though_the_save_before_fails_meanwhile(tmp_path, monkeypatch):
+    stop, write, asked = Stop(), manifest.write, threading.Event()
+
+    def full(folder, facts, early):
+        if facts["step"] == 2:
+            assert asked.wait(60)
+            raise OSError(28, "No space left on device")
+        write(folder, facts, early)
+
+    def stopped():
+        stop.ask()
+        threading.Timer(0.5, asked.set).start()  # step 3 is done long before
+
+    monkeypatch.setattr(manifest, "write", full)
+    with pytest.raises(Interrupted):
+        task = Wrapped(TASK.make(), at(3, stopped))
+        config = CONFIG.replace(eval_every_steps=0)
+        train(MODEL, config, task, tmp_path, stop=stop, on_save_error="continue")
+    assert int(state_at(tmp_path, 3).step) == 3
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole, tmp_path):
