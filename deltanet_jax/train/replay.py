@@ -5,6 +5,7 @@
 WORKDIR/replay holds `batch-STEP.npz` (arrays only, no pickles) and a checkpoint like any other.
 """
 
+import shutil
 from pathlib import Path
 
 import grain
@@ -23,11 +24,16 @@ FOLDER = "replay"
 def keep(
     workdir: Path, error: SkippedSteps, state: TrainState, data: grain.DatasetIterator, facts: dict
 ) -> Path:
-    """Writes both. Returns their folder. Raises CheckpointError, OSError."""
+    """Writes both, in the place of those of an earlier run. Returns their folder.
+
+    Raises CheckpointError, OSError.
+    """
     folder = workdir / FOLDER
     batch = folder / f"batch-{error.step}.npz"
     if jax.process_index() == 0:
-        folder.mkdir(exist_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
         with batch.open("wb") as file:
             np.savez(file, **error.batch)
     with Checkpoints(folder, 1, facts, records=(batch,)) as checkpoints:

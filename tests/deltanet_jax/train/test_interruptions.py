@@ -309,6 +309,19 @@ def test_too_many_poisoned_steps_stop_the_run_and_the_last_can_be_run_again(tmp_
     assert replay.run_again(trainer, state, batch)["not_finite"] == []
 
 
+def test_a_replay_is_of_the_run_that_stopped_last(tmp_path):
+    """At the same step again, and at an earlier one, of which the folder had a later."""
+    trainer = loop.Trainer(MODEL, CONFIG)
+    data = iter(TASK.make().train_dataset(8))
+    for step, value in ((4, 1.0), (4, 2.0), (2, 3.0)):
+        batch = {"weights": np.full((8, 2), value, np.float32)}
+        values = {"loss": np.nan, "grad_norm": np.nan}
+        replay.keep(tmp_path, SkippedSteps(step, batch, values, 2), trainer.init(), data, {})
+        found, _, kept = replay.load(tmp_path, trainer.abstract_state)
+        assert (found, kept["weights"][0, 0]) == (step, value)
+    assert {path.name for path in (tmp_path / "replay").iterdir()} == {"2", "batch-2.npz"}
+
+
 def test_a_replay_that_holds_objects_is_refused(tmp_path, whole):
     folder = tmp_path / "replay"
     trainer = loop.Trainer(MODEL, CONFIG)
