@@ -231,11 +231,12 @@ class LanguageModel(nnx.Module):
             return nnx.merge(graph, weights)(x, segment_ids=segment_ids, state=state)
 
         if self.config.remat != "none":
-            # A loop already keeps XLA from merging the two computations of a layer.
+            # A loop over single layers already keeps XLA from merging the two computations of each,
+            # and from computing several again before the first is needed.
             layer = jax.checkpoint(
                 layer,
                 policy=REMAT_POLICIES[self.config.remat],
-                prevent_cse=unroll == self.repeats,
+                prevent_cse=unroll > 1 or self.repeats == 1,
                 static_argnums=0,
             )
 

@@ -256,6 +256,23 @@ def test_rematerialisation_and_unrolling_change_nothing(remat, unroll):
         assert_close("gradient", a, b, 1e-6)
 
 
+def test_layers_laid_out_are_computed_again_one_at_a_time():
+    """Memory with full rematerialisation, layers laid out in fours, one by one and all at once."""
+
+    def temporary_bytes(unroll):
+        options = {"num_layers": 6, "mlp_hidden_size": 512, "remat": "full", "scan_unroll": unroll}
+        model = small_model(MIXERS["rwkv4_channel_mix"], **options)
+        graph, weights = nnx.split(model)
+
+        def loss(weights):
+            return jnp.mean(nnx.merge(graph, weights).features(random_tokens(length=64))[0] ** 2)
+
+        return jax.jit(jax.grad(loss)).lower(weights).compile().memory_analysis().temp_size_in_bytes
+
+    one, some, every = (temporary_bytes(unroll) for unroll in (1, 4, 6))
+    assert some < 1.3 * max(one, every)
+
+
 def test_a_bottleneck_reads_whole_sequences():
     model = small_model(MIXERS["attention"], bottleneck=True)
     with pytest.raises(ValueError, match="^state: wanted None, as a model with bottleneck"):
