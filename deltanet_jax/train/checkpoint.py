@@ -80,6 +80,7 @@ class Checkpoints:
         self.saved_step: int | None = None
         self._failed = False
         self._why_not = ""  # told about copies on devices
+        self._peaks = _Peaks()
         if keep and jax.process_index() == 0:
             make_directory(self._directory)
             self._remove_leftovers()
@@ -181,15 +182,25 @@ class Checkpoints:
         self._make_room()
         folder = self._directory / f"{step}.saving"
         facts = self._facts | {"arrays": _arrays(state), "data_position": data.get_state()}
-        copy, why_not = _copy_on_devices(state)
+        copy, why_not = _copy_on_devices(state, self._peaks)
         if why_not not in ("", self._why_not):
             logger.info("steps wait for saves until the host has its copy: %s", why_not)
             self._why_not = why_not
-        started = self._pool.submit(_start, folder, state if copy is None else copy)
-        if copy is None and (error := started.exception()) is not None:
-            raise self._failure(step, error) from error
+        if copy is None:
+            started = self._pool.submit(_start, folder, state)
+            if (error := started.exception()) is not None:
+                raise self._failure(step, error) from error
+        else:
+            started = self._pool.submit(self._start_copied, folder, copy)
         self._saving = self._pool.submit(self._commit, step, started, {"step": step, **facts})
         self.saved_step = step
+
+    def _start_copied(self, folder: Path, copy: TrainState) -> ocp.AsyncResponse:
+        """`_start`; what the copy takes, for it is still there, is not counted as the steps'."""
+        response = _start(folder, copy)
+        for device, count in _bytes_by_device(copy).items():
+            self._peaks.spare_bytes(device, count)
+        return response
 
     def _commit(self, step: int, started: concurrent.futures.Future, facts: dict) -> None:
         """In the background, while and once Orbax writes: hash, name, remove what is too old."""
@@ -278,7 +289,7 @@ def _start(folder: Path, state: TrainState) -> ocp.AsyncResponse:
         return ocp.save_checkpointables_async(folder, {"state": state._asdict()})
 
 
-def _copy_on_devices(state: TrainState) -> tuple[TrainState | None, str]:
+def _copy_on_devices(state: TrainState, peaks: "_Peaks") -> tuple[TrainState | None, str]:
     """A copy beside `state`, or None and why there is none.
 
     There is none without a word on devices whose memory is the host's, and with several processes,
@@ -286,12 +297,8 @@ def _copy_on_devices(state: TrainState) -> tuple[TrainState | None, str]:
     """
     if jax.process_count() > 1:
         return None, ""
-    needed: collections.Counter[jax.Device] = collections.Counter()
-    for x in jax.tree.leaves(state):
-        for shard in x.addressable_shards:
-            needed[shard.device] += shard.data.nbytes
-    for device, count in needed.items():
-        spare = _spare_bytes(device)
+    for device, count in _bytes_by_device(state).items():
+        spare = peaks.spare_bytes(device)
         if spare is None:
             return None, ""
         if spare < count:
@@ -302,12 +309,46 @@ def _copy_on_devices(state: TrainState) -> tuple[TrainState | None, str]:
         return None, str(error).splitlines()[0]
 
 
-def _spare_bytes(device: jax.Device) -> int | None:
-    """Memory that nothing has used so far; None if it is the host's."""
+def _bytes_by_device(state: TrainState) -> collections.Counter[jax.Device]:
+    count: collections.Counter[jax.Device] = collections.Counter()
+    for x in jax.tree.leaves(state):
+        for shard in x.addressable_shards:
+            count[shard.device] += shard.data.nbytes
+    return count
+
+
+class _Peaks:
+    """Peaks of devices' memory without what copies took of them.
+
+    JAX tells the largest use since the process began. Once a copy was there beside the steps, that
+    is of both, and taken for the steps' alone it would leave room for two copies, not for one.
+    """
+
+    def __init__(self):
+        self._seen: collections.Counter[jax.Device] = collections.Counter()
+        self._steps: collections.Counter[jax.Device] = collections.Counter()
+
+    def spare_bytes(self, device: jax.Device, copied: int = 0) -> int | None:
+        """Memory that steps have not used so far; None if it is the host's.
+
+        `copied`: bytes of a copy that is there, and was since the last call.
+        """
+        memory = _memory(device)
+        if memory is None:
+            return None
+        limit, peak = memory
+        if peak > self._seen[device]:
+            self._seen[device] = peak
+            self._steps[device] = max(self._steps[device], peak - copied)
+        return limit - self._steps[device]
+
+
+def _memory(device: jax.Device) -> tuple[int, int] | None:
+    """The device's bytes, and the most that were in use; None if its memory is the host's."""
     memory = device.memory_stats() or {}
     if "bytes_limit" not in memory or "peak_bytes_in_use" not in memory:
         return None
-    return memory["bytes_limit"] - memory["peak_bytes_in_use"]
+    return memory["bytes_limit"], memory["peak_bytes_in_use"]
 
 
 def _uncompressed() -> ocp.Context:
