@@ -54,6 +54,7 @@ def judge(
     is more than so many standard deviations above the mean. After `max_skipped_steps` in a row all
     are, so the state stays as it was before them until the host has seen it.
     """
+    loss = loss.astype(guard.loss_mean.dtype)  # a float64 model's too: a state keeps its dtypes
     accept = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     if spike_sigmas > 0:
         limit = guard.loss_mean + spike_sigmas * jnp.sqrt(guard.loss_variance)

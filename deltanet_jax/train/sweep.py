@@ -112,7 +112,7 @@ class Runs:
                 state,
                 batch,
             )
-            return state, metrics["loss"]
+            return state, metrics["loss"].astype(jnp.float32)
 
         def train_steps(columns: Member, state: TrainState, batches: Batch, count):
             def one(i, carry):

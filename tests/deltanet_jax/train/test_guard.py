@@ -95,3 +95,10 @@ def test_nothing_is_accepted_after_too_many_in_a_row():
     losses[2:5] = np.nan
     assert accepted(losses, most=3)[0].tolist() == [True] * 2 + [False] * 7
     assert accepted(losses, most=4)[0].tolist() == [True] * 2 + [False] * 3 + [True] * 4
+
+
+def test_a_float64_models_guard_keeps_its_dtypes(x64):
+    """Else the second step would be another program, and no checkpoint could be restored."""
+    guard, loss = init_guard(), jnp.ones((), jnp.float64)
+    _, after = judge(guard, loss, loss, spike_sigmas=3.0, max_skipped_steps=2)
+    assert [x.dtype for x in after] == [x.dtype for x in guard]

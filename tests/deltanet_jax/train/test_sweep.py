@@ -173,3 +173,19 @@ def test_a_mesh_is_refused(tmp_path):
     config = CONFIG.replace(mesh=MeshConfig(data=1, fsdp=2))
     with pytest.raises(ValueError, match="^mesh_fsdp: wanted 1, as a sweep runs on one device"):
         train_members(MODEL, config, small_task().make(), MEMBERS, tmp_path)
+
+
+def test_float64_models_are_swept(x64):
+    model = small_config(
+        MIXERS["rwkv4_channel_mix"],
+        mlp_hidden_size=0,
+        num_layers=1,
+        param_dtype="float64",
+        compute_dtype="float64",
+    )
+    runs = Runs(model, TrainConfig(batch_size=8), grid([1e-3], [0.1], [0]))
+    batch = next(iter(small_task().make().train_dataset(8)))
+    state = runs.init()
+    dtypes = [x.dtype for x in jax.tree.leaves(state)]
+    state, losses = runs.train_steps(state, [batch])
+    assert [x.dtype for x in jax.tree.leaves(state)] == dtypes and np.isfinite(losses).all()
