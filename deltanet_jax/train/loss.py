@@ -81,7 +81,7 @@ def _backward(sizes, residuals, cotangents):
     dloss, _ = cotangents
     no_gradient = np.zeros(targets.shape, jax.dtypes.float0)
     return (
-        (dloss * dfeatures.astype(jnp.float32)).astype(dfeatures.dtype),
+        (dloss * dfeatures.astype(dloss.dtype)).astype(dfeatures.dtype),
         (dloss * dkernel).astype(dkernel.dtype),
         no_gradient,
         jnp.zeros_like(weights),

@@ -145,6 +145,10 @@ def _microbatches(batch: dict, count: int) -> dict:
     return jax.tree.map(split, batch)
 
 
+def _zeros_to_add_to(x: jax.Array) -> jax.Array:
+    return jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
 def gradients(
     graph: nnx.GraphDef,
     loss_sizes: dict[str, int],
@@ -155,7 +159,8 @@ def gradients(
     """The gradient of a batch's mean loss, and the sums it is made from.
 
     With `accumulation_steps` the batch goes through in that many parts, one after the other. Their
-    gradients are of sums, added in float32, so the result is that of the whole batch.
+    gradients are of sums, added in float32 (float64 for float64), so the result is that of the
+    whole batch.
     """
     dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
@@ -175,7 +180,7 @@ def gradients(
             return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, one), None
 
         zero = jnp.zeros((), jnp.float32)
-        nothing = optax.tree.zeros_like(state.weights, jnp.float32), Sums(zero, zero, zero)
+        nothing = jax.tree.map(_zeros_to_add_to, state.weights), Sums(zero, zero, zero)
         parts = jnp.arange(accumulation_steps), _microbatches(batch, accumulation_steps)
         (grads, sums), _ = jax.lax.scan(part, nothing, parts)
     return jax.tree.map(lambda g, w: (g / sums.weight).astype(w.dtype), grads, state.weights), sums

@@ -21,8 +21,8 @@ from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import evaluate, put_batch
 from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.metrics import read_metrics
-from deltanet_jax.train.optimizer import make_schedule
-from deltanet_jax.train.step import model_graph, sum_losses
+from deltanet_jax.train.optimizer import make_optimizer, make_schedule
+from deltanet_jax.train.step import gradients, init_state, model_graph, sum_losses
 from tests.helpers.compare import equal_bits
 from tests.helpers.models import MIXERS, small_config, small_task
 from tests.helpers.tasks import Crash, Wrapped, crash_at, without_speed
@@ -234,6 +234,27 @@ def test_parts_of_a_batch_are_the_whole_batch():
         jax.tree.leaves(part_state.weights), jax.tree.leaves(state.weights), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_float64_gradients_are_added_in_float64(x64):
+    """Two parts against the whole; float32 sums would differ by 1e-8."""
+    model = small_config(
+        MIXERS["rwkv4_channel_mix"],
+        mlp_hidden_size=0,
+        num_layers=1,
+        param_dtype="float64",
+        compute_dtype="float64",
+    )
+    graph, optimizer = model_graph(model), make_optimizer(CONFIG.optimizer, 40)
+    state = init_state(model, optimizer, 0)
+    batch = {k: jnp.asarray(v) for k, v in next(iter(small_task().make().train_dataset(8))).items()}
+
+    @jax.jit(static_argnums=0)
+    def of_parts(parts, state, batch):
+        return gradients(graph, {"positions": 5}, parts, state, batch)[0]
+
+    for a, b in zip(*(jax.tree.leaves(of_parts(n, state, batch)) for n in (2, 1)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
 
 
 def test_wsd_warms_up_stays_and_decays():

@@ -67,6 +67,21 @@ def test_values_and_gradients(wanted, positions, pieces):
     np.testing.assert_allclose(losses, each, rtol=1e-5, atol=1e-6)
 
 
+def test_float64_is_float64(x64):
+    features, kernel, targets, weights = make_inputs(jnp.float64)
+    weights = weights.astype(jnp.float32)
+
+    def by_definition(features, kernel, targets, weights):
+        log_p = jax.nn.log_softmax(features @ kernel)
+        at_target = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+        return -jnp.sum(weights * at_target), 0
+
+    inputs = features, kernel, targets, weights
+    got = gradients(lambda *args: cross_entropy_sums(*args, positions=4), inputs)[1]
+    for a, b in zip(got, gradients(by_definition, inputs)[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
 def test_bfloat16_features_are_summed_in_float32():
     """1,100 equal terms: sums kept in bfloat16 would stop growing at 256."""
     features, kernel, targets, _ = make_inputs(jnp.bfloat16, batch=100)
