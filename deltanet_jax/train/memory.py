@@ -53,11 +53,11 @@ class Memory:
         return sum(dataclasses.astuple(self))
 
 
-def _bytes_here(tree) -> int:
-    """Of the part of every array that one device holds."""
-    leaves = jax.tree.leaves(tree)
+def _bytes_here(tree, itemsize: int = 1) -> int:
+    """Of the part of every array that one device holds, a number taking at least `itemsize`."""
     return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * jnp.dtype(x.dtype).itemsize for x in leaves
+        math.prod(x.sharding.shard_shape(x.shape)) * max(jnp.dtype(x.dtype).itemsize, itemsize)
+        for x in jax.tree.leaves(tree)
     )
 
 
@@ -115,7 +115,7 @@ def estimate(trainer: Trainer, config: TrainConfig, seq_len: int) -> Memory:
     residuals = _kernel_residuals(trainer, rows, columns)
     weights = _bytes_here(state.weights)
     # Accumulated gradients are float32, beside those of the part in work.
-    gradients = weights if config.accumulation_steps == 1 else 2 * weights
+    added = 0 if config.accumulation_steps == 1 else _bytes_here(state.weights, itemsize=4)
     width = jnp.dtype(model.compute_dtype).itemsize
     chunk = min(config.loss_chunk_tokens, rows * columns) * model.vocab_size
     head = model.d_model * model.vocab_size
@@ -124,7 +124,7 @@ def estimate(trainer: Trainer, config: TrainConfig, seq_len: int) -> Memory:
     return Memory(
         weights=weights,
         optimizer=_bytes_here(state.opt_state),
-        gradients=gradients,
+        gradients=weights + added,
         kept=kept + residuals,
         working=max(round(WORKING * recomputed), loss),
     )

@@ -1,12 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The DeltaNet-JAX Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Operations a token, against counts by hand and against XLA's."""
+"""Operations a token, against counts by hand and against XLA's; bytes that have to be there."""
 
+import jax
 import pytest
 
 from deltanet_jax.accounting import cost
 from deltanet_jax.mixers.attention import AttentionConfig
 from deltanet_jax.presets import deltanet_1b3
+from deltanet_jax.sharding import MeshConfig
+from deltanet_jax.train.config import TrainConfig
+from deltanet_jax.train.loop import Trainer
+from deltanet_jax.train.memory import estimate
 from tests.helpers.models import MIXERS, small_config
 
 
@@ -46,3 +51,11 @@ def test_mixers_of_a_pattern_are_added_up():
     assert weights % 6 == 0
     tied = cost(both.replace(tie_embeddings=True), 32)
     assert tied.flops == cost(both, 32).flops  # the head multiplies, whosever weights it has
+
+
+@pytest.mark.parametrize(("param_dtype", "own"), [("bfloat16", 2), ("float32", 4)])
+def test_accumulated_gradients_take_four_bytes_beside_a_parts_own(param_dtype, own):
+    config = TrainConfig(batch_size=2, accumulation_steps=2, mesh=MeshConfig(data=1))
+    trainer = Trainer(small_config(param_dtype=param_dtype), config, jax.devices()[:1])
+    count = sum(x.size for x in jax.tree.leaves(trainer.abstract_state.weights))
+    assert estimate(trainer, config, 64).gradients == (4 + own) * count
