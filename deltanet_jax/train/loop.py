@@ -260,6 +260,7 @@ class _Run:
         reader = StepReader(self.trainer.model_config, config, self.metrics_log, self.progress)
         if self._evaluation_due(step) and not self.metrics_log.evaluated(step):
             self._log_evaluation(step)
+            reader.restart_clock()
         while step < config.num_steps:
             if self.stop.asked():
                 reader.flush()
@@ -285,6 +286,7 @@ class _Run:
             if self._evaluation_due(step):
                 reader.flush()
                 self._log_evaluation(step)
+                reader.restart_clock()
         reader.flush()
         self.progress.close()
         result = self._evaluate(step)

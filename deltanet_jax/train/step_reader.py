@@ -60,6 +60,10 @@ class StepReader:
             self._log.write(step, named("train", finite) | named("perf", performance))
             self._seconds = []
 
+    def restart_clock(self) -> None:
+        """What was done since the last step was read, an evaluation, is no step's time."""
+        self._last = time.perf_counter()
+
     def _performance(self, rows: int, columns: int) -> dict[str, float]:
         """What the steps since the last row of the log cost, over all devices.
 

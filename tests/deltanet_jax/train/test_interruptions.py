@@ -10,13 +10,14 @@ import os
 import re
 import signal
 import threading
+import types
 
 import jax
 import numpy as np
 import pytest
 
 from deltanet_jax.sharding import MeshConfig
-from deltanet_jax.train import loop, manifest, replay
+from deltanet_jax.train import loop, manifest, replay, step_reader
 from deltanet_jax.train.checkpoint import CheckpointError, Checkpoints
 from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.evaluate import put_batch
@@ -155,6 +156,33 @@ def test_an_evaluation_is_left_and_made_again(whole, tmp_path, number):
         train(MODEL, CONFIG, task, tmp_path, stop=stop)
     assert stopped.value.step == 2 * number
     assert_equals_the_whole_run(tmp_path, train(MODEL, CONFIG, TASK.make(), tmp_path), whole)
+
+
+def test_an_evaluation_is_no_steps_time(tmp_path, monkeypatch):
+    """By a clock on which a step takes a second and an evaluation an hour; stopped in one."""
+    stop, passed = Stop(), [0.0]
+
+    def pass_time(seconds):
+        passed.append(passed[-1] + seconds)
+        return passed[-1]
+
+    def batch_made(number, batch):
+        pass_time(1)
+        return batch
+
+    def evaluating(number):
+        pass_time(3600)
+        if number == 2:  # the fingerprint is first
+            stop.ask()
+
+    clock = types.SimpleNamespace(perf_counter=lambda: pass_time(0.01))
+    monkeypatch.setattr(step_reader, "time", clock)
+    task = Wrapped(TASK.make(), batch_made, evaluating)
+    with pytest.raises(Interrupted):
+        train(MODEL, CONFIG, task, tmp_path, stop=stop)
+    train(MODEL, CONFIG, task, tmp_path)
+    rows = {r["step"]: r for r in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in r}
+    assert max(row["perf/step_seconds"] for row in rows.values()) < 3
 
 
 def test_a_crash_in_an_evaluation_loses_no_row(whole, tmp_path):
