@@ -34,7 +34,7 @@ from deltanet_jax.train.files import (
 )
 from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.metrics import MetricsLog, Progress, named
-from deltanet_jax.train.optimizer import make_optimizer
+from deltanet_jax.train.optimizer import check_param_dtype, make_optimizer
 from deltanet_jax.train.profiler import Profiler
 from deltanet_jax.train.step import (
     TrainState,
@@ -161,8 +161,8 @@ def train(
     Returns:
         The last evaluation: "loss", "accuracy" and the task's own figures.
     Raises:
-        ValueError: the config does not fit the devices, or differs from the one in `workdir`;
-            `workdir` is not writable, too small for a checkpoint, or in use.
+        ValueError: the config does not fit the devices, or differs from the one in `workdir`; the
+            weights are float16; `workdir` is not writable, too small for a checkpoint, or in use.
         Interrupted: `stop` was asked; everything is saved.
         SkippedSteps: a FloatingPointError; too many steps in a row were not finite. The last of
             them is kept in `workdir`/replay, by `deltanet_jax.train.replay`.
@@ -174,6 +174,7 @@ def train(
         raise ValueError(
             f"vocab_size: wanted the task's {task.vocab_size}, got {model_config.vocab_size}"
         )
+    check_param_dtype(model_config.param_dtype)
     trainer = Trainer(model_config, config)
     if record is None:
         record = _Record(model_config, config)

@@ -40,6 +40,18 @@ def make_schedule(
 NOT_DECAYED = ("scale", "bias", "A_log")
 
 
+def check_param_dtype(param_dtype: str) -> None:
+    """Raises ValueError for weights that AdamW cannot train.
+
+    Its moments have the weights' dtype: squares of gradients below 2e-4, and eps, are 0 in float16.
+    """
+    if param_dtype == "float16":
+        raise ValueError(
+            "param_dtype: wanted float32, bfloat16 or float64 to train, as squares of gradients "
+            "vanish in 16 bits with 5 for the exponent, got 'float16'"
+        )
+
+
 def make_optimizer(
     config: OptimizerConfig,
     num_steps: int,

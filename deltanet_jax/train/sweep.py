@@ -26,7 +26,7 @@ from deltanet_jax.train.checkpoint import Checkpoints, with_shardings
 from deltanet_jax.train.config import TrainConfig
 from deltanet_jax.train.evaluate import evaluate_members
 from deltanet_jax.train.metrics import Progress, keep_rows, read_metrics
-from deltanet_jax.train.optimizer import make_optimizer
+from deltanet_jax.train.optimizer import check_param_dtype, make_optimizer
 from deltanet_jax.train.step import (
     TrainState,
     init_state,
@@ -230,11 +230,12 @@ def train_members(
         goal: ends all of them at the evaluation that reaches it.
         began: `time.perf_counter()` from which the table's seconds count; None is the call.
     Raises:
-        ValueError: a mesh of several devices.
+        ValueError: a mesh of several devices; weights in float16.
         CheckpointError: a checkpoint could not be written.
     """
     began = time.perf_counter() if began is None else began
     check_one_device(config)
+    check_param_dtype(model.param_dtype)
     rows = workdir / "runs.jsonl"
     table = RunTable(rows)
     if table.finished(members, config.num_steps, goal):

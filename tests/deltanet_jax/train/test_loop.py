@@ -23,6 +23,7 @@ from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.optimizer import make_optimizer, make_schedule
 from deltanet_jax.train.step import gradients, init_state, model_graph, sum_losses
+from deltanet_jax.train.sweep import train_members
 from tests.helpers.compare import equal_bits
 from tests.helpers.models import MIXERS, small_config, small_task
 from tests.helpers.tasks import Crash, Wrapped, crash_at, without_speed
@@ -121,6 +122,16 @@ def test_a_run_of_an_earlier_version_goes_on_and_one_of_a_later_version_does_not
     path.write_text(json.dumps(old))
     with pytest.raises(ValueError, match="workdir: .*another config: .*unknown keys.*of_next_year"):
         enter()
+
+
+def test_float16_weights_are_not_trained(tmp_path):
+    """A first step made them NaN, where a gradient was 0 or small."""
+    model = MODEL.replace(param_dtype="float16")
+    with pytest.raises(ValueError, match="^param_dtype: wanted float32, .* got 'float16'"):
+        train(model, CONFIG, small_task().make(), tmp_path)
+    with pytest.raises(ValueError, match="^param_dtype: wanted float32, .* got 'float16'"):
+        train_members(model, CONFIG.replace(mesh=MeshConfig()), None, [], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_task_of_another_vocabulary_is_refused_before_any_work(tmp_path):
