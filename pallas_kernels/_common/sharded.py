@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import jax
 from jax.sharding import PartitionSpec as P
 
+from pallas_kernels._common import checks
+
 
 def over_rows_and_heads(
     operator: Callable,
@@ -37,7 +39,15 @@ def over_rows_and_heads(
         sequence: the mesh axis over which sequences are spread.
         implementation: the operator's; None is the choice above.
         options: more keyword arguments of the operator.
+    Raises:
+        ValueError, TypeError: what is no array, or whose axes do not fit the others'; names it.
     """
+    sizes: dict[str, int] = {}
+    for name, (x, letters) in arguments.items():
+        if x is not None:
+            checks.check_rank(name, x, letters)
+            sizes = dict(zip(letters.split(), x.shape, strict=True)) | sizes
+            checks.check_shape(name, x, letters, sizes)
     ways = {"B": tuple(rows), spread: tuple(heads)}
     values = {name: x for name, (x, _) in arguments.items()}
     for x, letters in arguments.values():

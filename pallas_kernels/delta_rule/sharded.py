@@ -18,6 +18,8 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels._common import checks
+from pallas_kernels._common.arguments import check_log_decay
 from pallas_kernels.delta_rule.api import DeltaRuleOutput, delta_rule
 
 
@@ -77,6 +79,13 @@ def spread(
 ) -> DeltaRuleOutput:
     """`operator`, a delta rule of `inputs` q, k, v and more, as `delta_rule_sharded` says."""
     q, k, v, *controls = inputs
+    sizes = checks.check_inputs("B T H", q, k, v, controls[-1])  # beta
+    if len(controls) > 1:
+        check_log_decay(controls[0], "B T H", sizes, q.dtype)
+    if initial_state is not None:
+        checks.check_state("initial_state", initial_state, sizes, q.dtype)
+    if segment_ids is not None:
+        checks.check_segment_ids(segment_ids, sizes)
     ways = {"B": _size(mesh, rows), "T": _size(mesh, [sequence] * bool(sequence))}
     ways["H"] = _size(mesh, heads)
     for axis, size in zip("BTH", q.shape, strict=False):

@@ -36,6 +36,6 @@ def gated_linear_attention_sharded(
         "segment_ids": (segment_ids, "B T"),
     }
     if g is not None:
-        arguments["g"] = (g, "B T H" if g.ndim == 3 else "B T H K")
+        arguments["g"] = (g, "B T H" if len(getattr(g, "shape", ())) == 3 else "B T H K")
     operator = linear_attention if g is None else gated_linear_attention
     return over_rows_and_heads(operator, arguments, ("B T H V", "B H K V"), **options)

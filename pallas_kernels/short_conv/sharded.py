@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels._common import checks
 from pallas_kernels.short_conv.api import short_conv
 
 
@@ -40,7 +41,10 @@ def short_conv_sharded(
             divide by their axes, or a piece is shorter than W, "xla" runs, on the whole.
         implementation: `short_conv`'s; None is the choice above.
         options: `short_conv`'s activation, norm_eps.
+    Raises: as `short_conv`.
     """
+    checks.check_rank("x", x, "B T D")
+    checks.check_rank("weight", weight, "W D")
     row_ways, group_ways = (math.prod(mesh.shape[axis] for axis in axes) for axes in (rows, heads))
     pieces = 1 if sequence is None else mesh.shape[sequence]
     groups = x.shape[2] // (norm_size or 1)

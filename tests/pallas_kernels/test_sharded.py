@@ -10,11 +10,14 @@ import pytest
 from jax.sharding import AxisType
 
 from pallas_kernels import (
+    delta_rule_sharded,
+    gated_delta_rule_sharded,
     gated_linear_attention,
     gated_linear_attention_sharded,
     linear_attention,
     selective_scan,
     selective_scan_sharded,
+    short_conv_sharded,
 )
 from pallas_kernels._common.sharded import over_rows_and_heads
 from tests.helpers.compare import assert_close
@@ -86,3 +89,37 @@ def test_every_device_has_its_rows_and_heads(sizes, rows, seen, implementation):
     (y,) = over_rows_and_heads(operator, arguments, ("B H",), mesh=mesh(*sizes), **AXES)
     assert calls == [(seen, implementation)]
     assert (y == x).all()
+
+
+QKV, BETA, STATE = jnp.zeros((2, 16, 2, 8)), jnp.zeros((2, 16, 2)), jnp.zeros((2, 2, 8, 8))
+SIGNALS, CONTROLS = jnp.zeros((2, 16, 8)), jnp.zeros((2, 16, 3))
+
+
+@pytest.mark.parametrize(
+    ("operator", "args", "options", "error", "message"),
+    [
+        (delta_rule_sharded, (QKV[0], QKV, QKV, BETA), {}, ValueError, "^q: wanted 4 axes"),
+        (delta_rule_sharded, ("no", QKV, QKV, BETA), {}, TypeError, "^q: wanted an array"),
+        (
+            delta_rule_sharded,
+            (QKV, QKV, QKV, BETA),
+            {"initial_state": STATE[:1]},
+            ValueError,
+            r"^initial_state: wanted shape \[B, H, K, V\] = \(2, 2, 8, 8\), got \(1, 2, 8, 8\)",
+        ),
+        (gated_delta_rule_sharded, (QKV, QKV, QKV, BETA[0], BETA), {}, ValueError, "^g: wanted 3"),
+        (gated_linear_attention_sharded, (QKV[0], QKV, QKV, None), {}, ValueError, "^q: wanted 4"),
+        (gated_linear_attention_sharded, (QKV, QKV, QKV, "no"), {}, TypeError, "^g: wanted an a"),
+        (
+            selective_scan_sharded,
+            (SIGNALS, SIGNALS, jnp.zeros((3, 7)), CONTROLS, CONTROLS),
+            {},
+            ValueError,
+            r"^a: wanted shape \[N, D\] = \(3, 8\), got \(3, 7\)",
+        ),
+        (short_conv_sharded, (SIGNALS[0], SIGNALS[0]), {}, ValueError, "^x: wanted 3 axes"),
+    ],
+)
+def test_wrong_arguments_are_named(no_jaxtyping, operator, args, options, error, message):
+    with pytest.raises(error, match=message):
+        operator(*args, mesh=mesh(2, 2, 1), **AXES, **options)
