@@ -20,7 +20,7 @@ from deltanet_jax.decoder import Decoder
 from deltanet_jax.model import LanguageModel
 from deltanet_jax.sampling import Sampling, sample
 
-Prompts = Int[Array, "B T"] | Sequence[Sequence[int]]
+Prompts = Int[Array, "B T"] | Int[np.ndarray, "B T"] | Sequence[Sequence[int]]
 SMALLEST_BUCKET = 16
 # Tokens of a decoder's loop laid out in its body: with two, a state's old and new value take turns
 # in two buffers, and none is copied.
@@ -93,8 +93,8 @@ def stream(
 
 
 def _checked(prompts: Prompts) -> list[list[int]]:
-    if isinstance(prompts, jax.Array):
-        if prompts.shape[0] == 0 or prompts.shape[1] == 0:
+    if isinstance(prompts, jax.Array | np.ndarray):
+        if prompts.ndim != 2 or prompts.size == 0:
             raise ValueError(f"prompt: wanted [B, T] with B, T >= 1, got shape {prompts.shape}")
         return np.asarray(prompts).tolist()
     if not prompts or not all(len(prompt) for prompt in prompts):

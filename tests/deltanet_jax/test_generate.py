@@ -12,7 +12,7 @@ from flax import nnx
 
 from deltanet_jax import decoder as decoder_module
 from deltanet_jax.decoder import lay_out, layer_states
-from deltanet_jax.generate import bucket, generate, pad_left, stream
+from deltanet_jax.generate import _checked, bucket, generate, pad_left, stream
 from deltanet_jax.mixers.delta_net import DeltaNetConfig
 from deltanet_jax.sampling import Sampling, keep_likely, sample
 from tests.helpers import mosaic_interpreter
@@ -181,6 +181,7 @@ def test_buckets_are_few_and_pad_by_half_at_most():
     ("changes", "message"),
     [
         ({"prompt": jnp.zeros((1, 0), jnp.int32)}, "prompt: wanted"),
+        ({"prompt": np.zeros((0, 3), np.int32)}, r"prompt: wanted \[B, T\] with B, T >= 1, got"),
         ({"prompt": [[1], []]}, r"prompt: wanted at least one token in each row, got \[1, 0\]"),
         ({"prompt": []}, "prompt: wanted at least one token in each row, got"),
         ({"num_tokens": 0}, "num_tokens: wanted at least 1, got 0"),
@@ -191,6 +192,11 @@ def test_generate_refuses(changes, message):
     args = {"prompt": random_tokens(), "num_tokens": 1, "key": jax.random.key(0)} | changes
     with pytest.raises(ValueError, match=message):
         generate(model_of(DELTA_NET), **args)
+
+
+def test_prompts_may_be_numpys():
+    prompts = random_tokens()
+    assert _checked(np.asarray(prompts)) == _checked(prompts)
 
 
 @pytest.mark.parametrize(
