@@ -13,8 +13,8 @@ from pallas_kernels._common import chunking
 
 def number_segments(segment_ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Numbers each row's runs of equal ids 0, 1, 2, ..., so an id may come back later in a row."""
-    if segment_ids.shape[1] == 0:
-        return segment_ids.astype(jnp.int32)
+    if segment_ids.shape[1] < 2:  # no pairs, and eager XLA may crash on arrays of no numbers
+        return jnp.zeros_like(segment_ids, jnp.int32)
     changes = segment_ids[:, 1:] != segment_ids[:, :-1]
     return jnp.pad(jnp.cumsum(changes, axis=1, dtype=jnp.int32), ((0, 0), (1, 0)))
 

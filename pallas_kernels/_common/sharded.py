@@ -35,7 +35,7 @@ def over_rows_and_heads(
         outputs: axes of what the operator returns.
         mesh: of any axes; those not named below hold copies.
         rows, heads: mesh axes over which B and `spread` go. Where these do not divide by them, or
-            a sequence is cut, "xla" runs on the whole, for the compiler to cut up.
+            a sequence is cut or has no tokens, "xla" runs on the whole, for the compiler to cut up.
         sequence: the mesh axis over which sequences are spread.
         implementation: the operator's; None is the choice above.
         options: more keyword arguments of the operator.
@@ -54,7 +54,8 @@ def over_rows_and_heads(
         for axis, size in zip(letters.split(), () if x is None else x.shape, strict=False):
             if size % math.prod(mesh.shape[name] for name in ways.get(axis, ())):
                 return operator(**values, implementation=implementation or "xla", **options)
-    if sequence is not None and mesh.shape[sequence] > 1:
+    cut = sequence is not None and mesh.shape[sequence] > 1
+    if cut or sizes.get("T") == 0:
         return operator(**values, implementation=implementation or "xla", **options)
 
     def spec(letters):

@@ -93,6 +93,8 @@ def spread(
             raise ValueError(
                 f"{axis}: wanted a multiple of the mesh's {ways[axis]} parts, got {size}"
             )
+    if q.shape[1] == 0:  # nothing to cut up, and pieces have a last token
+        return operator(*inputs, initial_state=initial_state, segment_ids=segment_ids, **options)
     if initial_state is None:
         shape = (q.shape[0], q.shape[2], q.shape[3], v.shape[3])
         initial_state = jnp.zeros(shape, jnp.promote_types(q.dtype, jnp.float32))

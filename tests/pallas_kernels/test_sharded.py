@@ -123,3 +123,22 @@ SIGNALS, CONTROLS = jnp.zeros((2, 16, 8)), jnp.zeros((2, 16, 3))
 def test_wrong_arguments_are_named(no_jaxtyping, operator, args, options, error, message):
     with pytest.raises(error, match=message):
         operator(*args, mesh=mesh(2, 2, 1), **AXES, **options)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_tokens_leave_the_state_as_it_is(compiled):
+    """JAX's CPU backend ended the process where eager pieces had none."""
+    qkv, beta, signals, controls = (x[:, :0] for x in (QKV, BETA, SIGNALS, CONTROLS))
+    calls = [
+        (delta_rule_sharded, (qkv, qkv, qkv, beta), STATE + 1),
+        (gated_linear_attention_sharded, (qkv, qkv, qkv, beta), STATE + 1),
+        (selective_scan_sharded, (signals, signals, STATE[0, 0, :3], controls, controls), None),
+    ]
+    ids = jnp.zeros((2, 0), jnp.int32)
+    for sizes in ((2, 1, 2), (2, 2, 1)):
+        for operator, args, state in calls:
+            run = functools.partial(operator, mesh=mesh(*sizes), **AXES)
+            run = jax.jit(run) if compiled else run
+            output, final = run(*args, initial_state=state, segment_ids=ids)
+            assert output.shape == args[0].shape
+            assert (final == (0 if state is None else state)).all()
