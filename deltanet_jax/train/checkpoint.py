@@ -88,9 +88,13 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
         try:
             self.wait()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))  # what ends the run is what came first
         finally:
             self._pool.shutdown()
             self._make_room()

@@ -337,6 +337,29 @@ def test_too_many_poisoned_steps_stop_the_run_and_the_last_can_be_run_again(tmp_
     assert replay.run_again(trainer, state, batch)["not_finite"] == []
 
 
+def test_a_save_that_fails_too_does_not_hide_why_a_run_stopped(tmp_path, monkeypatch, full_disk):
+    """Step 2's save is under way until the replay's is done."""
+    full_disk(2)
+    kept, keep, write = threading.Event(), replay.keep, manifest.write
+
+    def late(folder, facts, early):
+        if facts["step"] == 2:
+            assert kept.wait(60)
+        write(folder, facts, early)
+
+    def note(*args):
+        try:
+            return keep(*args)
+        finally:
+            kept.set()
+
+    monkeypatch.setattr(manifest, "write", late)
+    monkeypatch.setattr(replay, "keep", note)
+    with pytest.raises(SkippedSteps, match="^step 4: loss is nan") as stopped:
+        train(MODEL, CONFIG, Wrapped(TASK.make(), poison(3, 4)), tmp_path)
+    assert any("checkpoint of step 2 could not be saved" in n for n in stopped.value.__notes__)
+
+
 def test_a_replay_is_of_the_run_that_stopped_last(tmp_path):
     """At the same step again, and at an earlier one, of which the folder had a later."""
     trainer = loop.Trainer(MODEL, CONFIG)
