@@ -65,6 +65,12 @@ def small_config(*mixers, **changes) -> ModelConfig:
     return ModelConfig(layer_pattern=mixers or (MIXERS["delta_net"],), **(values | changes))
 
 
+def quick_config(dtype: str) -> ModelConfig:
+    """One layer that compiles fast; weights and activations in `dtype`."""
+    kinds = {"param_dtype": dtype, "compute_dtype": dtype}
+    return small_config(MIXERS["rwkv4_channel_mix"], mlp_hidden_size=0, num_layers=1, **kinds)
+
+
 def small_model(*mixers, **changes) -> LanguageModel:
     return LanguageModel(small_config(*mixers, **changes), rngs=nnx.Rngs(0))
 

@@ -25,7 +25,7 @@ from deltanet_jax.train.optimizer import make_optimizer, make_schedule
 from deltanet_jax.train.step import gradients, init_state, model_graph, sum_losses
 from deltanet_jax.train.sweep import train_members
 from tests.helpers.compare import equal_bits
-from tests.helpers.models import MIXERS, small_config, small_task
+from tests.helpers.models import MIXERS, quick_config, small_config, small_task
 from tests.helpers.tasks import Crash, Wrapped, crash_at, without_speed
 
 MODEL = small_config(MIXERS["delta_net"], embed_dropout=0.1, init_std=0.05)
@@ -249,13 +249,7 @@ def test_parts_of_a_batch_are_the_whole_batch():
 
 def test_float64_gradients_are_added_in_float64(x64):
     """Two parts against the whole; float32 sums would differ by 1e-8."""
-    model = small_config(
-        MIXERS["rwkv4_channel_mix"],
-        mlp_hidden_size=0,
-        num_layers=1,
-        param_dtype="float64",
-        compute_dtype="float64",
-    )
+    model = quick_config("float64")
     graph, optimizer = model_graph(model), make_optimizer(CONFIG.optimizer, 40)
     state = init_state(model, optimizer, 0)
     batch = {k: jnp.asarray(v) for k, v in next(iter(small_task().make().train_dataset(8))).items()}

@@ -18,7 +18,7 @@ from deltanet_jax.train.config import OptimizerConfig, TrainConfig
 from deltanet_jax.train.loop import train
 from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.sweep import Goal, Member, Runs, RunTable, grid, train_members
-from tests.helpers.models import MIXERS, small_config, small_task
+from tests.helpers.models import MIXERS, quick_config, small_config, small_task
 
 MODEL = small_config(MIXERS["attention"], embed_dropout=0.1, init_std=0.05, mlp_hidden_size=0)
 CONFIG = TrainConfig(
@@ -176,13 +176,7 @@ def test_a_mesh_is_refused(tmp_path):
 
 
 def test_float64_models_are_swept(x64):
-    model = small_config(
-        MIXERS["rwkv4_channel_mix"],
-        mlp_hidden_size=0,
-        num_layers=1,
-        param_dtype="float64",
-        compute_dtype="float64",
-    )
+    model = quick_config("float64")
     runs = Runs(model, TrainConfig(batch_size=8), grid([1e-3], [0.1], [0]))
     batch = next(iter(small_task().make().train_dataset(8)))
     state = runs.init()
