@@ -222,14 +222,22 @@ class Checkpoints:
                 sync(path.parent)
             os.rename(folder, self._directory / str(step))
             sync(self._directory)
-            for old in self.steps[: -self._keep]:
-                if self._keep_every and old % self._keep_every == 0:
-                    continue
-                gone = self._directory / f"{old}.removing"  # never half a step under its number
-                os.rename(self._directory / str(old), gone)
-                shutil.rmtree(gone)
         except Exception as error:
             raise self._failure(step, error) from error
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Those no longer kept. One that stays costs room, not the checkpoint that has its name."""
+        for old in self.steps[: -self._keep]:
+            if self._keep_every and old % self._keep_every == 0:
+                continue
+            gone = self._directory / f"{old}.removing"  # never half a step under its number
+            try:
+                os.rename(self._directory / str(old), gone)
+                shutil.rmtree(gone)
+            except OSError as error:
+                self._failed = True  # it goes with what failed saves leave
+                logger.warning("checkpoint of step %d could not be removed: %s", old, error)
 
     def _failure(self, step: int, error: Exception) -> CheckpointError:
         self._failed = True

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import types
@@ -252,6 +253,25 @@ def test_the_save_that_ends_a_run_must_succeed(tmp_path, full_disk, last):
     task = TASK.make() if last else Wrapped(TASK.make(), at(3, stop.ask))
     with pytest.raises(CheckpointError, match=f"step {6 if last else 3} could not"):
         train(MODEL, CONFIG, task, tmp_path, stop=stop, on_save_error="continue")
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_fails_no_newer_one(
+    whole, tmp_path, monkeypatch, caplog
+):
+    """As on network file systems, where something still has a file open."""
+    rmtree, left = shutil.rmtree, ["2.removing"]
+
+    def busy(path, *args, **options):
+        if path.name in left:
+            left.remove(path.name)
+            raise OSError(16, "Device or resource busy", str(path))
+        rmtree(path, *args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    config = CONFIG.replace(keep_checkpoints=1)
+    assert train(MODEL, config, TASK.make(), tmp_path) == whole[1]
+    assert "checkpoint of step 2 could not be removed: [Errno 16] Device" in caplog.text
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["6"]
 
 
 def test_a_stop_saves_its_step_though_the_save_before_fails_meanwhile(tmp_path, monkeypatch):
