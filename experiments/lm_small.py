@@ -237,6 +237,19 @@ def tasks_from_flags(values) -> TaskOptions | None:
     return options
 
 
+def held_out_from_flags(values) -> HeldOut:
+    """WikiText and offline tasks, those that the flags name.
+
+    Raises:
+        ValueError: as `wikitext_from_flags`, though tasks need the tokenizer too, and
+            `tasks_from_flags`.
+    """
+    tasks = tasks_from_flags(values)
+    name = values.tokenizer if values.wikitext or tasks is None else None
+    pages, tokenizer = wikitext_from_flags(values.wikitext, name)
+    return HeldOut(pages[:1] if values.reduced and pages else pages, tokenizer, tasks)
+
+
 def main(argv: list[str]) -> None:
     del argv
     quiet_logs()
@@ -244,10 +257,7 @@ def main(argv: list[str]) -> None:
     try:
         platform.configure_from_flags(values)
         runs = configs(values.models, values.data, values.reduced, values.seed)
-        pages, tokenizer = wikitext_from_flags(values.wikitext, values.tokenizer)
-        if values.reduced and pages:
-            pages = pages[:1]
-        held_out = HeldOut(pages, tokenizer, tasks_from_flags(values))
+        held_out = held_out_from_flags(values)
         stop = Stop()
         with Deadline(values.max_minutes, stop) as deadline, stop.on_signals(processes=False):
             folders = Path(values.workdir), Path(values.out)

@@ -14,7 +14,14 @@ import pytest
 
 from deltanet_jax.train.stop import Interrupted, Stop
 from experiments.evaluation.run import TaskOptions, evaluate_tasks
-from experiments.lm_small import Deadline, HeldOut, configs, run_models, tasks_from_flags
+from experiments.lm_small import (
+    Deadline,
+    HeldOut,
+    configs,
+    held_out_from_flags,
+    run_models,
+    tasks_from_flags,
+)
 from experiments.lm_small_eval import evaluate_lm, wikitext_from_flags
 from experiments.lm_small_report import RESULTS, lm_small_section, save_lm_small_pictures
 from experiments.restored import restore_model
@@ -121,6 +128,17 @@ def test_tasks_are_those_of_evaluate(done):
     assert kept["tasks"] == again["tasks"]
     assert kept["tasks"]["lambada"]["documents"] == 4
     assert kept["step"] == 4
+
+
+def test_tasks_alone_need_no_wikitext(done):
+    """Both want the tokenizer, and each may be asked for without the other."""
+    found = held_out_from_flags(flag_values(done, wikitext=None))
+    assert (found.pages, found.tokenizer) == (None, None)
+    assert found.tasks.tasks == ("lambada",)
+    both = flag_values(done, wikitext=str(done / "wiki.test.raw"), reduced=True)
+    assert len(held_out_from_flags(both).pages) == 1
+    with pytest.raises(ValueError, match="wikitext: wanted --wikitext and --tokenizer together"):
+        held_out_from_flags(flag_values(done, wikitext=None, tasks=[]))
 
 
 def test_what_is_kept_is_small_and_not_made_again(done):
