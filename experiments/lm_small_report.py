@@ -55,13 +55,13 @@ def read_records(results: Path, shapes: dict[str, Shape]) -> list[Record]:
         folder = results / name
         if (folder / "record.json").exists():
             path = folder / "offline.json"
-            lambada = json.loads(path.read_text())["tasks"]["lambada"] if path.exists() else None
+            tasks = json.loads(path.read_text())["tasks"] if path.exists() else {}
             figures = json.loads((folder / "record.json").read_text())
             others = tuple(
                 json.loads(path.read_text())["validation"]["perplexity"]
                 for path in sorted(results.glob(f"{with_seed(name, '*')}/record.json"))
             )
-            records.append(Record(name, shape.title, figures, lambada, others))
+            records.append(Record(name, shape.title, figures, tasks.get("lambada"), others))
     return records
 
 

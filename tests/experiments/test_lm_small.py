@@ -230,6 +230,8 @@ def test_the_report_is_the_records(done, tmp_path):
             (folder / file).write_text((done / "out" / MODEL / file).read_text())
     tasks = {"lambada": {"perplexity": 123.4, "acc": 0.25}}
     (tmp_path / "gla" / "offline.json").write_text(json.dumps({"tasks": tasks}))
+    other = {"tasks": {"piqa": {"acc": 0.5}}}  # --tasks=piqa: no LAMBADA to show
+    (tmp_path / "delta_net" / "offline.json").write_text(json.dumps(other))
     text = lm_small_section(tmp_path, tmp_path / "none")
     link = "[record](experiments/results/lm_small/gla/record.json)"
     figures = "110.0 | 0 | 30.00 | 60.00 | 28.65 | 123.4, 25.0 | 456,000 (2 GPUs)"
