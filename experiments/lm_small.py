@@ -134,11 +134,17 @@ class Deadline:
             self._timer.cancel()
 
 
+def check_config(flag: str, folder: Path, config: RunConfig) -> None:
+    """Raises ValueError if `folder`, which `flag` names, is of another config."""
+    if (folder / "config.json").exists() and read_run_config(folder) != config:
+        raise ValueError(
+            f"{flag}: {folder} is of another config; wanted the same or another folder"
+        )
+
+
 def is_done(folder: Path, config: RunConfig) -> bool:
     """Whether `folder` has the record of this config. Raises ValueError if it has another's."""
-    path = folder / "config.json"
-    if path.exists() and read_run_config(folder) != config:
-        raise ValueError(f"out: {folder} is of another config; wanted the same or another folder")
+    check_config("out", folder, config)
     return (folder / RECORD).exists()
 
 
@@ -198,10 +204,12 @@ def run_models(
     """Model -> what became of it: "done", "not started", or "failed: ...".
 
     Raises:
-        ValueError: bad input; before any work if `out` has other configs.
+        ValueError: bad input; before any work if `out` or `workdir` has other configs.
         Interrupted: the run at work was saved.
     """
     todo = {name: c for name, c in runs.items() if not is_done(out / name, c)}
+    for name, config in todo.items():  # whose log would be copied into `out`
+        check_config("workdir", workdir / name, config)
     outcome = {name: "done" for name in runs if name not in todo}
     for name, config in todo.items():
         if stop.asked() or not deadline.fits():

@@ -156,6 +156,19 @@ def test_what_is_kept_is_small_and_not_made_again(done):
         run(done, reduced=False)
 
 
+def test_a_run_of_another_config_leaves_nothing_in_out(done, tmp_path):
+    other = tmp_path / "runs" / MODEL
+    other.mkdir(parents=True)
+    (config,) = configs([MODEL], str(done / "data"), True, seed=1).values()
+    (other / "config.json").write_text(config.to_json())
+    (mine,) = configs([MODEL], str(done / "data"), True).values()
+    with pytest.raises(ValueError, match=f"^workdir: .*{MODEL} is of another config"):
+        stop = Stop()
+        places = tmp_path / "runs", tmp_path / "out"
+        run_models({MODEL: mine}, *places, HeldOut(), Deadline(0, stop), stop)
+    assert not (tmp_path / "out").exists()
+
+
 def test_models_that_do_not_fit_are_not_started(done):
     stop = Stop()
     deadline = Deadline(1.0, stop)
