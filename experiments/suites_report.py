@@ -214,17 +214,17 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _spent(records: Sequence[Record]) -> str:
-    """Steps, of the protocol's if there is one, runs and seeds of some records."""
+    """Steps, of the protocol's if there is one; how many learning rates and weight decays the best
+    was taken of, and seeds the mean, of some records."""
     steps = _span([r.trained for r in records])
     if records[0].config.task.kind in EPOCHS:
         full = [protocol_steps(r.config.task, r.config.train.batch_size) for r in records]
         steps += f" of the protocol's {_span(full)}"
-    runs = _span([r.members for r in records])
+    # Among seeds nothing is chosen: they are averaged.
+    rates = _span([r.members // len(r.best["scores"]) for r in records])
     seeds = _span([len(r.best["scores"]) for r in records])
-    return (
-        f"{steps} steps, best of {runs} run{'' if runs == '1' else 's'}, "
-        f"{seeds} seed{'' if seeds == '1' else 's'}"
-    )
+    chosen = "one rate and decay" if rates == "1" else f"best of {rates} rates and decays"
+    return f"{steps} steps, {chosen}, {seeds} seed{'' if seeds == '1' else 's'}"
 
 
 def _budget(records: Sequence[Record], what: str = OURS) -> str:
@@ -244,14 +244,16 @@ def _budget(records: Sequence[Record], what: str = OURS) -> str:
         spent if len(models) == 1 else f"{', '.join(names)}: {spent}"
         for spent, names in models.items()
     )
+    half = ", half of them to choose the evaluation" if tasks[0].early_stopping else ""
+    dtypes = ", ".join(sorted({r.config.model.compute_dtype for r in records}))
     seconds = [r.seconds for r in records if r.seconds]
     clock = f", {_span([round(s) for s in seconds])} s for all of a sweep's runs" if seconds else ""
     commits, devices = (
         ", ".join(sorted({getattr(r, name) for r in records})) for name in ("commit", "device")
     )
     return (
-        f"{what}; n: {train} training and {held_out} held-out examples; "
-        f"{said}{clock}; {devices}, commit {commits}."
+        f"{what}; n: {train} training and {held_out} held-out examples{half}; "
+        f"{said}{clock}; in {dtypes}, {devices}, commit {commits}."
     )
 
 

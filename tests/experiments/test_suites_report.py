@@ -78,8 +78,10 @@ def test_mqar_stands_beside_the_papers(tmp_path):
         "| DeltaNet, conv | 50.0 / – | – / – | – / – | – / – |"
     ]
     assert "in %, a dash where nothing was run or published; n: 100,000 training" in text
-    assert "3,000 held-out examples; 50,000 of the protocol's 50,000 steps, best of 4" in text
-    assert "best of 4 runs, 2 seeds; Abacus, commit 0123456789." in text  # no clock was recorded
+    # Four runs are two rates with two seeds each, which are averaged; no clock was recorded.
+    assert "3,000 held-out examples; 50,000 of the protocol's 50,000 steps, best of 2" in text
+    chosen = "best of 2 rates and decays, 2 seeds"
+    assert f"{chosen}; in float32, Abacus, commit 0123456789." in text
     assert text.index("MQAR, 64 tokens, 4 pairs") < text.index("MQAR, 512 tokens, 64 pairs")
     save_suite_pictures(tmp_path)
     assert (tmp_path / "mqar.png").stat().st_size > 10_000
@@ -94,8 +96,9 @@ def test_other_models_stand_beside_theirs_with_what_was_spent(tmp_path):
     assert "| Mamba, conv | 80.0 / 81.0 | – / 100.0 | – / 100.0 | – / 100.0 |" in text
     assert "| GLA | – / 22.0 | 50.0 / 95.0 | – / 100.0 | – / 100.0 |" in text
     steps = "50,000 of the protocol's 50,000 steps"
-    assert f"; DeltaNet: {steps}, best of 1 run, 1 seed, 44 to 100 s for all of" in text
-    assert f"Mamba, conv: {steps}, best of 4 runs, 2 seeds; GLA: {steps}, best of 2 runs" in text
+    assert f"; DeltaNet: {steps}, one rate and decay, 1 seed, 44 to 100 s for all of" in text
+    chosen = "best of 2 rates and decays"
+    assert f"Mamba, conv: {steps}, {chosen}, 2 seeds; GLA: {steps}, {chosen}, 1 seed" in text
     assert "Mamba, conv at 64, 50,000 steps, by seed: 90.0, 70.0." in text
     assert lines_of(text, "A sweep") == [
         "A sweep of one run, DeltaNet at 64: 44 s on one Abacus to 99.5 %, all counted."
@@ -165,6 +168,7 @@ def test_regbench_and_lengths(tmp_path):
     record(tmp_path / "b", "state_tracking/parity", [0.25, 0.0], **lengths)
     record(tmp_path / "c", "needle/t128", [0.125], model=AttentionConfig(num_heads=2), **lengths)
     text = suites_section(tmp_path)
+    assert text.count("held-out examples, half of them to choose the evaluation;") == 2  # not c
     assert "| DeltaNet, conv | – / 81.3 | 87.3 / 87.3 | – / 88.8 | – / 93.1 |" in text
     wanted = "| 100.0 | 50.0 | 25.0 | 12.5 |"
     assert f"| parity, T = 40, width 128 | DeltaNet, beta in (0, 2) {wanted} 25.0, 0.0 |" in text
