@@ -8,6 +8,7 @@ config it goes; tests walk the table, so a flag that reaches nothing cannot stay
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from absl import flags
@@ -347,7 +348,7 @@ def members_from_flags(values: dict[str, Any], config: RunConfig) -> list[Member
             raise ValueError(f"{name}: wanted numbers ({kind.__name__}), got {given}") from None
         if not lists[i] or len(set(lists[i])) < len(lists[i]):
             raise ValueError(f"{name}: wanted different numbers, at least one, got {given}")
-        if not min(lists[i]) >= 0:
+        if not all(0 <= value < math.inf for value in lists[i]):
             raise ValueError(f"{name}: wanted numbers of at least 0, got {given}")
     least = config.train.optimizer.min_learning_rate
     if not min(lists[0]) >= least:

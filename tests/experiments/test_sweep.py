@@ -50,6 +50,8 @@ def test_lists_are_combined():
         ({"seeds": []}, "^seeds: wanted different numbers, at least one, got "),
         ({"weight_decays": ["-1"]}, "^weight_decays: wanted numbers of at least 0, got -1"),
         ({"weight_decays": ["nan"]}, "^weight_decays: wanted numbers of at least 0, got nan"),
+        ({"weight_decays": ["0", "nan"]}, "^weight_decays: wanted numbers of at least 0, got 0,n"),
+        ({"learning_rates": ["1e-3", "inf"]}, "^learning_rates: wanted numbers of at least 0, got"),
         (
             {"learning_rates": ["1e-9"]},
             "^learning_rates: wanted at least min_learning_rate = 1e-06",
