@@ -170,9 +170,9 @@ class RunTable:
         if not all(found):
             return False
         last = [max(rows, key=lambda row: row["step"]) for rows in found]
-        if all(row["step"] == num_steps for row in last):
-            return True
-        return goal is not None and goal.reached(members, last)
+        if len({row["step"] for row in last}) > 1:  # cut off while an evaluation was written
+            return False
+        return last[0]["step"] == num_steps or (goal is not None and goal.reached(members, last))
 
     def forget_after(self, step: int, members: Sequence[Member]) -> None:
         """Drops what `members` reported after `step`, where they go on from."""

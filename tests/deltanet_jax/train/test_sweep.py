@@ -162,6 +162,16 @@ def test_a_sweep_ends_where_every_seed_of_one_setting_has_reached_the_goal(swept
     assert not Goal("accuracy", 0.9).reached(MEMBERS[:1], [{"accuracy": None}])
 
 
+def test_a_goal_is_not_reached_by_rows_of_two_evaluations(tmp_path):
+    """The second one was cut off between two members: one seed had it before, the other has now."""
+    table, goal, seeds = RunTable(tmp_path / "runs.jsonl"), Goal("accuracy", 0.9), MEMBERS[::3]
+    table.write(6, 1.0, seeds, [{"accuracy": 0.2}, {"accuracy": 0.9}])
+    table.write(12, 2.0, seeds[:1], [{"accuracy": 0.9}])
+    assert not table.finished(seeds, 23, goal)
+    table.write(12, 2.0, seeds[1:], [{"accuracy": 0.9}])
+    assert table.finished(seeds, 23, goal)
+
+
 def test_a_member_that_only_skips_has_no_figures():
     results = [{"loss": 1.0, "accuracy": 0.5}, {"loss": 2.0, "accuracy": 0.1}]
     stopped, other = sweep.without_figures(results, [True, False])
