@@ -34,16 +34,32 @@ def read_prompts(name: str) -> list[str]:
         if not all(isinstance(prompt, str) for prompt in rows):
             raise ValueError(f'prompts_file: {name}: wanted a "prompt" with text in every line')
     else:
-        rows = path.read_text().splitlines()
+        try:
+            rows = path.read_text().splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"prompts_file: {name}: wanted UTF-8: {error}") from error
     if not rows:
         raise ValueError(f"prompts_file: {name}: wanted at least one prompt, got an empty file")
     return rows
 
 
+def check_options(values: flags.FlagValues) -> None:
+    """Raises ValueError, before any work, for flags that are impossible or come to nothing."""
+    _sampling(values)
+    if values.sample_tokens < 1:
+        raise ValueError(f"sample_tokens: wanted at least 1, got {values.sample_tokens}")
+    if values.prompts_file and values.prompt:
+        raise ValueError("prompt: wanted either --prompt or --prompts_file, got both")
+    if values.output_file and not values.prompts_file:
+        raise ValueError("output_file: wanted --prompts_file with it, got none")
+    if values.output_file and not Path(values.output_file).absolute().parent.is_dir():
+        raise ValueError(f"output_file: wanted it in a folder, got {values.output_file!r}")
+
+
 def completions(model, tokenizer, prompts, values: flags.FlagValues) -> list[str]:
     """The text after each prompt, in order; shown at once where there is one prompt."""
     options = {
-        "sampling": Sampling(values.temperature, values.top_k, values.top_p),
+        "sampling": _sampling(values),
         "stop": tuple(values.stop),
         # Compiling it pays where thousands of small kernels are started a second.
         "decoder": _decoder(model, min(values.rows, len(prompts))),
@@ -69,6 +85,10 @@ def completions(model, tokenizer, prompts, values: flags.FlagValues) -> list[str
     return found
 
 
+def _sampling(values: flags.FlagValues) -> Sampling:
+    return Sampling(values.temperature, values.top_k, values.top_p)
+
+
 def _decoder(model, batch_size: int):
     if jax.default_backend() != "gpu" or not can_lay_out(model.config):
         return None
@@ -84,6 +104,7 @@ def main(argv: list[str]) -> None:
     quiet_logs()
     values = flags.FLAGS
     try:
+        check_options(values)
         prompts = read_prompts(values.prompts_file) if values.prompts_file else [values.prompt]
         _, config, model = restore_model(Path(values.workdir))
         tokenizer = tokenizer_of(config, values.tokenizer)

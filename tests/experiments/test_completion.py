@@ -3,12 +3,13 @@
 """Text from tokens as they come: stop strings across pieces, characters of several bytes."""
 
 import itertools
+import types
 
 import jax
 import pytest
 
 from deltanet_jax.sampling import Sampling
-from experiments.generate import read_prompts
+from experiments.generate import check_options, read_prompts
 from experiments.text.completion import Continuation, complete, document
 from experiments.text.lines import read_json_lines
 from experiments.text.tokenizers import load_tokenizer
@@ -103,3 +104,26 @@ def test_prompts_are_read(tmp_path):
     ]
     with pytest.raises(ValueError, match="^prompts_file: wanted a file"):
         read_prompts(str(tmp_path / "nothing"))
+    (tmp_path / "p.txt").write_bytes(b"one\n\xff\n")
+    with pytest.raises(ValueError, match="^prompts_file: .*p.txt: wanted UTF-8"):
+        read_prompts(str(tmp_path / "p.txt"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sample_tokens": 0}, "sample_tokens: wanted at least 1, got 0"),
+        ({"top_p": 1.5}, "top_p: wanted more than 0, at most 1, got 1.5"),
+        ({"prompt": "a", "prompts_file": "b"}, "prompt: wanted either --prompt or"),
+        ({"output_file": "c"}, "output_file: wanted --prompts_file with it, got none"),
+        ({"output_file": "no/c", "prompts_file": "b"}, "output_file: wanted it in a folder, got"),
+    ],
+)
+def test_flags_that_come_to_nothing_are_refused(values, message):
+    """Before anything is restored, or generated and then lost."""
+    possible = {"sample_tokens": 5, "temperature": 0.0, "top_k": 0, "top_p": 1.0}
+    possible |= {"prompt": "", "prompts_file": None, "output_file": None}
+    check_options(types.SimpleNamespace(**possible))
+    check_options(types.SimpleNamespace(**possible | {"prompts_file": "b", "output_file": "c"}))
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_options(types.SimpleNamespace(**possible | values))
