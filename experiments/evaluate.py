@@ -76,8 +76,8 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     workdir = Path(values.workdir)
     try:
-        if values.tasks is not None:
-            print(json.dumps(evaluate_tasks(workdir, TaskOptions.from_flags(values))))
+        if (options := TaskOptions.from_flags(values)) is not None:
+            print(json.dumps(evaluate_tasks(workdir, options)))
             return
         result, config, weights = evaluate_run(workdir)
     except (ValueError, ImportError) as error:

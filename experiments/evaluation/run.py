@@ -30,9 +30,22 @@ class TaskOptions:
     include_path: str | None = None
 
     @classmethod
-    def from_flags(cls, values) -> "TaskOptions":
-        """Of parsed flags."""
+    def from_flags(cls, values) -> "TaskOptions | None":
+        """Of parsed flags; None without --tasks.
+
+        Raises:
+            ValueError: a flag that would come to nothing; the message starts with its name.
+        """
         found = {field.name: getattr(values, field.name) for field in dataclasses.fields(cls)}
+        if values.tasks is None:
+            for name in ("tokenizer", "data", "limit", "harness", "include_path"):
+                if found[name]:
+                    raise ValueError(f"{name}: wanted --tasks with it, got none")
+            return None
+        if values.harness and values.data is not None:
+            raise ValueError(f"data: wanted none with --harness, got {values.data!r}")
+        if values.include_path is not None and not values.harness:
+            raise ValueError(f"include_path: wanted --harness with it, got {values.include_path!r}")
         return cls(**found | {"tasks": tuple(found["tasks"])})
 
     def questions(self) -> dict[str, list]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks from local files: questions, scores against the definition, resumption, the harness."""
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -17,6 +18,7 @@ import pytest
 from flax import nnx
 
 from experiments.evaluation import metrics
+from experiments.evaluation.run import TaskOptions
 from experiments.evaluation.scoring import Results, Scorer, encode_pair, rolling_pairs
 from experiments.evaluation.tasks import Choice, Completion, Target, read_questions
 from experiments.text.completion import complete, document
@@ -298,6 +300,25 @@ def test_files_are_refused(tmp_path, name, content, message):
         (tmp_path / f"{name}.jsonl").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_questions(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tasks": None, "harness": True}, "harness: wanted --tasks with it, got none"),
+        ({"tasks": None, "data": "folder"}, "data: wanted --tasks with it, got none"),
+        ({"tasks": None, "limit": 3}, "limit: wanted --tasks with it, got none"),
+        ({"harness": True, "data": "folder"}, "data: wanted none with --harness, got 'folder'"),
+        ({"include_path": "more"}, "include_path: wanted --harness with it, got 'more'"),
+    ],
+)
+def test_flags_that_come_to_nothing_are_refused(values, message):
+    """The run's own figures, or other files', would be taken for what was asked."""
+    options = dataclasses.asdict(TaskOptions(("piqa",)))
+    assert TaskOptions.from_flags(types.SimpleNamespace(**options)) == TaskOptions(("piqa",))
+    assert TaskOptions.from_flags(types.SimpleNamespace(**options | {"tasks": None})) is None
+    with pytest.raises(ValueError, match=f"^{message}"):
+        TaskOptions.from_flags(types.SimpleNamespace(**options | values))
 
 
 def test_a_missing_harness_is_named(monkeypatch):
