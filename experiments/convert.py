@@ -12,6 +12,7 @@ FLA folder gets that folder's config.json, names and dtypes back. Prints every t
 nothing.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -40,7 +41,13 @@ from deltanet_jax.train.files import read_json, write_atomically
 from deltanet_jax.train.optimizer import make_optimizer
 from deltanet_jax.train.step import first_state
 from deltanet_jax.train.task import fingerprint
-from experiments.flags import define_convert_flags, define_run_flags, explain, run_config_from_flags
+from experiments.flags import (
+    GROUPS,
+    define_convert_flags,
+    define_run_flags,
+    explain,
+    run_config_from_flags,
+)
 from experiments.logs import quiet_logs
 from experiments.restored import one_device_trainer, restore_weights
 from experiments.run_config import RunConfig, read_run_config
@@ -163,6 +170,13 @@ def to_fla(workdir: Path, target: Path, max_shard_bytes: int) -> list[str]:
     return [f"{_ours(place)} -> {name} {specs[name]}" for name, place in found.items()]
 
 
+def refuse_run_options(values: dict[str, Any]) -> None:
+    """Raises ValueError for a run's option, which --from=ours has no use for."""
+    for name in ("layer_pattern", *itertools.chain(*GROUPS.values())):
+        if values.get(name) is not None:
+            raise ValueError(f"{name}: wanted none with --from=ours, got {values[name]!r}")
+
+
 def main(argv: list[str]) -> None:
     del argv
     quiet_logs()
@@ -173,6 +187,7 @@ def main(argv: list[str]) -> None:
         if values["from"].value == "fla":
             report = from_fla(source, target, values.flag_values_dict())
         else:
+            refuse_run_options(values.flag_values_dict())
             report = to_fla(source, target, int(values.max_shard_gib * 2**30))
     except (ValueError, CheckpointError, OSError) as error:
         text = explain(error) if isinstance(error, ValueError) else str(error)

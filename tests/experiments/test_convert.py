@@ -24,7 +24,7 @@ from deltanet_jax.mixers.gla import GLAConfig
 from deltanet_jax.train.config import TrainConfig
 from deltanet_jax.train.loop import train
 from deltanet_jax.train.step import model_graph
-from experiments.convert import from_fla, to_fla
+from experiments.convert import from_fla, refuse_run_options, to_fla
 from experiments.evaluate import evaluate_run
 from experiments.restored import one_device_trainer, restore_weights
 from experiments.run_config import RunConfig, read_run_config
@@ -301,6 +301,14 @@ def test_options_that_we_do_not_have_are_named(tmp_path, name, change, message):
 def test_flags_that_do_not_fit_the_model_are_refused(tmp_path, flags, message):
     config = fla.CONFIGS["delta_net"]
     refused(tmp_path, config, fla.random_tensors(config), message, FLAGS | flags)
+
+
+def test_a_runs_options_do_not_go_out():
+    """They would be passed over: the folder has the run's own dtype and context."""
+    refuse_run_options({"from": "ours", "param_dtype": None, "data": None})
+    for name, value in (("param_dtype", "bfloat16"), ("seq_len", 8), ("layer_pattern", ["gla"])):
+        with pytest.raises(ValueError, match=f"^{name}: wanted none with --from=ours, got"):
+            refuse_run_options({"from": "ours", name: value})
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
