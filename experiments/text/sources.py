@@ -53,10 +53,20 @@ def find_sources(**files: list[str]) -> dict[str, list[TextSource]]:
     """Split -> the files and folders named for it; splits without any are left out.
 
     Raises:
-        ValueError: one does not exist or holds no file.
+        ValueError: one does not exist or holds no file, or a file is in two splits.
     """
     named = {split: names for split, names in files.items() if names}
-    return {s: [FileSource(path) for path in find_files(tuple(n))] for s, n in named.items()}
+    found = {s: [FileSource(path) for path in find_files(tuple(n))] for s, n in named.items()}
+    split_of: dict[Path, str] = {}
+    for split, group in found.items():
+        for source in group:
+            other = split_of.setdefault(source.path.resolve(), split)
+            if other != split:  # what is held out would be trained on
+                raise ValueError(
+                    f"{split}_data: wanted files that are not of the split {other!r} too, "
+                    f"got {str(source.path)!r}"
+                )
+    return found
 
 
 def sources_from_flags(values: dict[str, Any]) -> dict[str, list[TextSource]]:

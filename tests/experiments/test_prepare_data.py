@@ -74,7 +74,8 @@ def test_shards_hold_every_document_after_its_start(tmp_path):
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write(write_lines(tmp_path / "c.jsonl", texts).read_text())
     files = [tmp_path / "a.txt", tmp_path / "b.jsonl.gz"]
-    index = make(files, tmp_path / "out", valid=[tmp_path / "a.txt"], boundary="file")
+    (tmp_path / "held.txt").write_text("held out")
+    index = make(files, tmp_path / "out", valid=[tmp_path / "held.txt"], boundary="file")
     assert index == read_index(tmp_path / "out") and index.complete
     assert len(index.of("train")) > 3 and len(index.of("valid")) == 1
     expected = b"".join(b"\0" + t.encode() for t in ["alone", *texts])
@@ -91,9 +92,12 @@ def test_shards_hold_every_document_after_its_start(tmp_path):
 
 
 def test_workers_and_restarts_change_nothing(tmp_path, monkeypatch):
-    file = write_lines(tmp_path / "a.jsonl", [f"text number {i}" for i in range(60)])
-    make([file], tmp_path / "one", valid=[file])
-    make([file], tmp_path / "two", valid=[file], workers=2)
+    file, held = (
+        write_lines(tmp_path / name, [f"text number {i}" for i in range(60)])
+        for name in ("a.jsonl", "held.jsonl")
+    )
+    make([file], tmp_path / "one", valid=[held])
+    make([file], tmp_path / "two", valid=[held], workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
     real, written = prepare_module.write_shard, []
@@ -106,27 +110,40 @@ def test_workers_and_restarts_change_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(prepare_module, "write_shard", crash)
     with pytest.raises(KeyboardInterrupt):
-        make([file], tmp_path / "three", valid=[file])
+        make([file], tmp_path / "three", valid=[held])
     monkeypatch.setattr(
         prepare_module, "write_shard", lambda f, name, *a: written.append(name) or real(f, name, *a)
     )
     assert not read_index(tmp_path / "three").complete
-    make([file], tmp_path / "three", valid=[file])
+    make([file], tmp_path / "three", valid=[held])
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
     assert len(written) == len(set(written)) == len(read_index(tmp_path / "one").shards)
-    make([file], tmp_path / "three", valid=[file])
+    make([file], tmp_path / "three", valid=[held])
     assert len(written) == len(set(written))
 
 
 def test_other_settings_in_a_folder_are_refused(tmp_path):
     file = write_lines(tmp_path / "a.jsonl", ["text"])
+    held = write_lines(tmp_path / "held.jsonl", ["text"])
     make([file], tmp_path / "out")
-    for changes in ({"boundary": "file"}, {"shard_tokens": 41}, {"valid": [file]}):
+    for changes in ({"boundary": "file"}, {"shard_tokens": 41}, {"valid": [held]}):
         with pytest.raises(ValueError, match="out: .* was made with other settings: "):
             make([file], tmp_path / "out", **changes)
     write_lines(file, ["next"])
     with pytest.raises(ValueError, match="other settings: sources was"):
         make([file], tmp_path / "out")
+
+
+def test_a_file_is_of_one_split(tmp_path):
+    """Of a folder that is trained on, too: what is held out would be among it."""
+    (tmp_path / "corpus").mkdir()
+    held = write_lines(tmp_path / "corpus" / "held.jsonl", ["text"])
+    folder = [str(tmp_path / "corpus")]
+    (tmp_path / "link.jsonl").symlink_to(held)
+    for split, path in (("valid", held), ("test", tmp_path / "link.jsonl")):
+        with pytest.raises(ValueError, match=f"^{split}_data: wanted files that are not of .*'tra"):
+            find_sources(train=folder, **{split: [str(path)]})
+    assert len(find_sources(train=[*folder, str(held)])["train"]) == 2
 
 
 def test_fingerprints_see_both_ends_and_the_size(tmp_path):
