@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-from experiments.flags import define_compare_flags, explain
+from experiments.flags import define_compare_flags, explain, whole_numbers
 from experiments.logs import quiet_logs
 from experiments.plots import save_speedup_plot
 from pallas_kernels import DeltaRuleOutput, delta_rule
@@ -83,19 +83,13 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _integers(name: str, values: list[str]) -> list[int]:
-    if not values or not all(v.isdecimal() and int(v) > 0 for v in values):
-        raise ValueError(f"{name}: wanted positive whole numbers, got {','.join(values)!r}")
-    return [int(v) for v in values]
-
-
 def main(argv: list[str]) -> None:
     del argv
     quiet_logs()
     values = flags.FLAGS
     try:
-        lengths = _integers("lengths", values.lengths)
-        head_dims = _integers("head_dims", values.head_dims)
+        lengths = whole_numbers("lengths", values.lengths)
+        head_dims = whole_numbers("head_dims", values.head_dims)
     except ValueError as error:
         sys.exit(f"error: {explain(error)}")
     cases = [(n, d) for d in head_dims for n in lengths]

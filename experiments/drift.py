@@ -11,6 +11,7 @@ long ago are still there.
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from absl import app, flags
 
 from deltanet_jax.train.files import write_atomically
 from experiments.benchmarks.operation import rms_error
-from experiments.flags import define_drift_flags
+from experiments.flags import define_drift_flags, explain, whole_numbers
 from experiments.logs import quiet_logs
 from pallas_kernels import (
     delta_rule,
@@ -184,11 +185,15 @@ def main(argv: list[str]) -> None:
     quiet_logs()
     jax.config.update("jax_platforms", "cpu")
     values = flags.FLAGS
+    try:
+        lengths = whole_numbers("tokens", values.tokens)
+    except ValueError as error:
+        sys.exit(f"error: {explain(error)}")
     rows, machine = [], machine_info()
     for name, operator in OPERATORS.items():
-        for tokens in map(int, values.tokens):
+        for tokens in lengths:
             rows.append({"operator": name, "tokens": tokens, "rms_ratio": drift(operator, tokens)})
-        print(table(rows[-len(values.tokens) :]), flush=True)
+        print(table(rows[-len(lengths) :]), flush=True)
     if values.record:
         record = json.dumps({"rows": rows, "machine": machine}, indent=1)
         write_atomically(Path(values.record), record + "\n")

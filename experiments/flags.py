@@ -388,6 +388,13 @@ def _with_options(
     )
 
 
+def whole_numbers(name: str, values: list[str]) -> list[int]:
+    """What a list flag holds. Raises ValueError unless it is numbers of at least 1."""
+    if not values or not all(v.isdecimal() and int(v) > 0 for v in values):
+        raise ValueError(f"{name}: wanted positive whole numbers, got {','.join(values)!r}")
+    return [int(v) for v in values]
+
+
 def profile_steps_from_flag(value: list[str] | None) -> tuple[int, int] | None:
     """(first, last) step to trace. Raises ValueError if `value` is no such pair."""
     if value is None:

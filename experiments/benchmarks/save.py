@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from deltanet_jax.train.step import TrainState
 from experiments.benchmarks.flags import define_save_benchmark_flags
 from experiments.benchmarks.records import machine
 from experiments.faults.damage import Position, make_state
+from experiments.flags import explain, whole_numbers
 from experiments.logs import quiet_logs
 
 ORBAX_EVERY = 5  # it compresses, which takes many times as long
@@ -184,9 +186,13 @@ def main(argv: list[str]) -> None:
     quiet_logs()
     jax.config.update("jax_platforms", "cpu")
     values = flags.FLAGS
+    try:
+        sizes = whole_numbers("megabytes", values.megabytes)
+    except ValueError as error:
+        sys.exit(f"error: {explain(error)}")
     record = {"rows": [], "machine": machine(values.commit)}
     with tempfile.TemporaryDirectory(prefix="deltanet-jax-save-", dir=values.scratch_dir) as folder:
-        for megabytes in map(int, values.megabytes):
+        for megabytes in sizes:
             row = measure(Path(folder), megabytes, values.saves, values.wait_seconds)
             record["rows"].append(row)
             print(table([row]), flush=True)

@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every flag reaches the config; unknown or impossible values are refused with the flag's name."""
 
+import importlib
 import subprocess
 import sys
+import types
 
 import jax
 import pytest
 
 from experiments.distributed import start
 from experiments.dry_run import explained_out_of_memory, report
-from experiments.flags import GROUPS, run_config_from_flags
+from experiments.flags import GROUPS, run_config_from_flags, whole_numbers
 from experiments.presets import PRESETS
 
 SLOW = pytest.mark.slow
@@ -200,6 +202,18 @@ def test_the_command_refuses_before_any_work(tmp_path, arguments, message):
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("drift", "tokens"), ("benchmarks.save", "megabytes")]
+)
+def test_lists_of_numbers_name_the_flag(monkeypatch, command, flag):
+    module = importlib.import_module(f"experiments.{command}")
+    monkeypatch.setattr(module.flags, "FLAGS", types.SimpleNamespace(**{flag: ["9", "x"]}))
+    monkeypatch.setattr(module, "explain", str)
+    with pytest.raises(SystemExit, match=f"error: {flag}: wanted positive whole numbers, got '9,x"):
+        module.main([])
+    assert whole_numbers("tokens", ["9", "10"]) == [9, 10]
 
 
 @pytest.mark.parametrize("value", ["yes", "host,2,0", "host:1,2", "host:1,2,2", "host:1,two,0"])
