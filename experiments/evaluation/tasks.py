@@ -4,7 +4,8 @@
 words it.
 
 A file's documents have the fields of the published data set, or those of the copies named in
-`Task.files`; both give the same questions.
+`Task.files`. What has a "query" is asked as that is worded, which need not be the harness's way;
+`copa`, `siqa` and `commonsense_qa` are read in no other form.
 """
 
 import dataclasses
