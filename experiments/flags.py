@@ -341,7 +341,9 @@ def members_from_flags(values: dict[str, Any], config: RunConfig) -> list[Member
     for i, (name, (kind, _)) in enumerate(SWEEP.items()):
         if values.get(name) is None:
             continue
-        given = ",".join(values[name])
+        given, own = ",".join(values[name]), name.removesuffix("s")
+        if values.get(own) is not None:
+            raise ValueError(f"{own}: wanted either --{own} or --{name}, got both")
         try:
             lists[i] = [kind(value) for value in values[name]]
         except ValueError:

@@ -47,6 +47,7 @@ def test_lists_are_combined():
         ({"learning_rates": ["fast"]}, r"^learning_rates: wanted numbers \(float\), got fast"),
         ({"seeds": ["1.5"]}, r"^seeds: wanted numbers \(int\), got 1.5"),
         ({"seeds": ["1", "1"]}, "^seeds: wanted different numbers, at least one, got 1,1"),
+        ({"seeds": ["1"], "seed": 3}, "^seed: wanted either --seed or --seeds, got both"),
         ({"seeds": []}, "^seeds: wanted different numbers, at least one, got "),
         ({"weight_decays": ["-1"]}, "^weight_decays: wanted numbers of at least 0, got -1"),
         ({"weight_decays": ["nan"]}, "^weight_decays: wanted numbers of at least 0, got nan"),
