@@ -42,7 +42,8 @@ class Continuation:
         ended = self._tokenizer.document_start in ids
         if ended:  # where the next document starts, this one ends
             ids = ids[: ids.index(self._tokenizer.document_start)]
-        self._ids += ids
+        # A model may have ids beyond the tokenizer's, to make its vocabulary a round number.
+        self._ids += [i for i in ids if i < self._tokenizer.vocab_size]
         new = self._tokenizer.decode_bytes(self._ids)[self._bytes_done :]
         self._bytes_done += len(new)
         self._held += self._decoder.decode(new)

@@ -109,6 +109,13 @@ def test_prompts_are_read(tmp_path):
         read_prompts(str(tmp_path / "p.txt"))
 
 
+def test_ids_that_the_tokenizer_has_not_are_nothing():
+    """A model's vocabulary may be larger than its tokenizer's; any id may be drawn."""
+    continuation = Continuation(BYTES, document(BYTES, "a"), ())
+    assert continuation.add([98, BYTES.vocab_size, 99, 4000]) == "bc"
+    assert not continuation.finished
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
