@@ -37,20 +37,20 @@ class Document(NamedTuple):
     position: int
 
 
-def find_files(paths: tuple[str, ...]) -> list[Path]:
+def find_files(paths: tuple[str, ...], name: str = "data") -> list[Path]:
     """The files named, and all files below the folders named, in a fixed order.
 
     Raises:
-        ValueError: a path does not exist or holds no file.
+        ValueError: a path does not exist or holds no file; starts with `name`, the flag's.
     """
     files = []
-    for name in paths:
-        path = Path(name)
+    for text in paths:
+        path = Path(text)
         if not path.exists():
-            raise ValueError(f"data: wanted a file or folder, got {name!r}, which does not exist")
+            raise ValueError(f"{name}: wanted a file or folder, got {text!r}, which does not exist")
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         if not found:
-            raise ValueError(f"data: wanted files, got the empty folder {name!r}")
+            raise ValueError(f"{name}: wanted files, got the empty folder {text!r}")
         files += found
     return files
 

@@ -55,15 +55,19 @@ def find_sources(**files: list[str]) -> dict[str, list[TextSource]]:
     Raises:
         ValueError: one does not exist or holds no file, or a file is in two splits.
     """
-    named = {split: names for split, names in files.items() if names}
-    found = {s: [FileSource(path) for path in find_files(tuple(n))] for s, n in named.items()}
+    flags = {split: "data" if split == "train" else f"{split}_data" for split in files}
+    found = {
+        split: [FileSource(path) for path in find_files(tuple(names), flags[split])]
+        for split, names in files.items()
+        if names
+    }
     split_of: dict[Path, str] = {}
     for split, group in found.items():
         for source in group:
             other = split_of.setdefault(source.path.resolve(), split)
             if other != split:  # what is held out would be trained on
                 raise ValueError(
-                    f"{split}_data: wanted files that are not of the split {other!r} too, "
+                    f"{flags[split]}: wanted files that are not of the split {other!r} too, "
                     f"got {str(source.path)!r}"
                 )
     return found

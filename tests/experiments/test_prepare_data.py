@@ -146,6 +146,13 @@ def test_a_file_is_of_one_split(tmp_path):
     assert len(find_sources(train=[*folder, str(held)])["train"]) == 2
 
 
+def test_the_flag_whose_file_is_not_there_is_named(tmp_path):
+    here = write_lines(tmp_path / "a.jsonl", ["text"])
+    for split, flag in (("train", "data"), ("valid", "valid_data"), ("test", "test_data")):
+        with pytest.raises(ValueError, match=f"^{flag}: wanted a file or folder, got 'nothere'"):
+            find_sources(**{"train": [str(here)], split: ["nothere"]})
+
+
 def test_fingerprints_see_both_ends_and_the_size(tmp_path):
     path = tmp_path / "x"
     found = set()
