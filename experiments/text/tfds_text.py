@@ -74,8 +74,10 @@ def build(sources: dict[str, list[TextSource]], boundary: str, data_dir: Path) -
         sources: split ("train", "valid", "test") -> where its documents come from.
         boundary: for `read_documents`.
     Raises:
-        ValueError: it is there already.
+        ValueError: it is there already, or there is nothing to train on.
     """
+    if "train" not in sources:  # which `open_sources` refuses to read
+        raise ValueError("data: wanted files and folders to train on, got none")
     builder = LocalText(sources=sources, boundary=boundary, data_dir=data_dir)
     if builder.is_prepared():
         raise ValueError(f"out: wanted a new folder, but {builder.data_dir} is a data set already")

@@ -234,6 +234,9 @@ def test_a_data_set_of_tfds_gives_the_shards_of_the_files_it_was_made_from(tmp_p
     build(files, "file", tmp_path / "tfds")
     with pytest.raises(ValueError, match="out: wanted a new folder, but .*local_text"):
         build(files, "file", tmp_path / "tfds")
+    with pytest.raises(ValueError, match="^data: wanted files and folders to train on, got none"):
+        build({"valid": files["valid"]}, "file", tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
     values = {"data": [], "valid_data": [], "test_data": [], "dataset_dir": str(tmp_path / "tfds")}
     sources = sources_from_flags(values | {"dataset": "tfds:local_text"})
     assert sources["train"][0].records[3]["id"].decode() == f"{train}:4"
