@@ -35,6 +35,10 @@ class Choice:
     gold: int
     lengths: tuple[int, ...] | None
 
+    def __post_init__(self):
+        if not 0 <= self.gold < len(self.continuations):  # test splits without answers have -1
+            raise ValueError(f"gold: wanted one of {len(self.continuations)}, got {self.gold}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -240,7 +244,9 @@ def read_questions(name: str, folder: Path, limit: int | None = None) -> list[Qu
         try:
             questions.append(task.question(doc))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"data: {path}: document {number} is none of {name}") from error
+            raise ValueError(
+                f"data: {path}: document {number} is none of {name}: {error}"
+            ) from error
     if not questions:
         raise ValueError(f"data: {path}: wanted at least one document, got none")
     return questions

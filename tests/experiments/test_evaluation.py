@@ -293,6 +293,16 @@ def test_files_of_other_forms_are_read(tmp_path):
         ("copa", "", "^data: .*: wanted at least one document, got none"),
         ("copa", '{"query": "a"}\n', "^data: .*: document 1 is none of copa"),
         ("copa", "{\n", "^data: .*copa.jsonl:1: wanted JSON"),
+        (
+            "copa",
+            '{"query": "a", "choices": ["b", "c"], "gold": -1}\n',
+            "^data: .*: document 1 is none of copa: gold: wanted one of 2, got -1",
+        ),
+        (
+            "winogrande",
+            '{"sentence": "a _ b", "option1": "c", "option2": "d", "answer": "3"}\n',
+            "^data: .*: document 1 is none of winogrande: gold: wanted one of 2, got 2",
+        ),
     ],
 )
 def test_files_are_refused(tmp_path, name, content, message):
