@@ -151,7 +151,9 @@ def _completion(doc: dict) -> Completion:
 
 def _squad(doc: dict) -> Completion:
     context = f"{doc['context']}\nQuestion: {doc['question']}\nAnswer:"
-    return Completion(context, tuple(doc["answers"]))
+    # An answer is an object with its place in the file as published, its text in some copies.
+    answers = tuple(a if isinstance(a, str) else a["text"] for a in doc["answers"])
+    return Completion(context, answers)
 
 
 def _read_squad(path: Path) -> list[dict]:

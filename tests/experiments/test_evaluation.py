@@ -275,6 +275,11 @@ def test_files_of_other_forms_are_read(tmp_path):
     assert read_questions("squad_dev_containment", tmp_path) == [
         Completion("P.\nQuestion: Q?\nAnswer:", ("A", "B"))
     ]
+    question["answers"] = [{"text": answer, "answer_start": 0} for answer in question["answers"]]
+    (tmp_path / "as_published").mkdir()
+    (tmp_path / "as_published" / "squad_v1.1_dev.json").write_text(json.dumps(squad))
+    published = read_questions("squad_dev_containment", tmp_path / "as_published")
+    assert published == read_questions("squad_dev_containment", tmp_path)
     raw = "\n = One = \n \n A word , 1 @,@ 000 . \n \n = = Part = = \n \n = Two = \n \n It 's . \n"
     (tmp_path / "wiki.test.raw").write_text(raw)
     one, two = read_questions("wikitext", tmp_path)
