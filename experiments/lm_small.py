@@ -232,6 +232,8 @@ def tasks_from_flags(values) -> TaskOptions | None:
         ValueError: files or tokenizer are missing, or not as wanted.
     """
     if not values.tasks:
+        if values.task_data is not None:
+            raise ValueError("task_data: wanted --tasks with it, got none")
         return None
     for name, what in (("task_data", "the folder with the tasks' files"), ("tokenizer", "one")):
         if getattr(values, name) is None:

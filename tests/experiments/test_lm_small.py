@@ -138,7 +138,9 @@ def test_tasks_alone_need_no_wikitext(done):
     both = flag_values(done, wikitext=str(done / "wiki.test.raw"), reduced=True)
     assert len(held_out_from_flags(both).pages) == 1
     with pytest.raises(ValueError, match="wikitext: wanted --wikitext and --tokenizer together"):
-        held_out_from_flags(flag_values(done, wikitext=None, tasks=[]))
+        held_out_from_flags(flag_values(done, wikitext=None, tasks=[], task_data=None))
+    with pytest.raises(ValueError, match="^task_data: wanted --tasks with it, got none"):
+        tasks_from_flags(flag_values(done, tasks=[]))
 
 
 def test_what_is_kept_is_small_and_not_made_again(done):
