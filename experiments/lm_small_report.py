@@ -162,6 +162,22 @@ def _recipes(results: Path, tried: Path) -> list[str]:
     return ["By recipe, validation perplexity (the first column is the table's):", "", *lines, ""]
 
 
+def _on_the_way(records: Sequence[Record], results: Path) -> list[str]:
+    """Validation perplexity after every quarter of the steps, one seed."""
+    lines = []
+    for record in records:
+        rows = read_metrics(results / record.name / "metrics.jsonl")
+        found = {row["step"]: row["eval/loss"] for row in rows if "eval/loss" in row}
+        at = [min(found, key=lambda step: abs(step - i * max(found) / 4)) for i in (1, 2, 3, 4)]
+        cells = [f"{math.exp(min(found[step], 700)):.2f}" for step in at]
+        if not lines:
+            a_step = record.figures["tokens"] / record.figures["steps"] / 1e6
+            tokens = [f"{step * a_step:.0f}M tokens" for step in at]
+            lines = ["| model | " + " | ".join(tokens) + " |", "|---|---|---|---|---|"]
+        lines.append(f"| {record.title} | " + " | ".join(cells) + " |")
+    return ["Validation perplexity on the way, a quarter of the steps apart:", "", *lines, ""]
+
+
 def lm_small_section(results: Path = RESULTS, tried: Path = TRIED) -> str:
     """Tables, notes and pictures; nothing without records."""
     paper = json.loads((RESULTS / "paper.json").read_text())
@@ -175,6 +191,7 @@ def lm_small_section(results: Path = RESULTS, tried: Path = TRIED) -> str:
             *_table(table, paper["wikitext"]),
             "",
             *_missing(table),
+            *_on_the_way(table, results),
             *_recipes(results, tried),
             f"![Loss against tokens]({IN_README}/{LOSS})",
             "",

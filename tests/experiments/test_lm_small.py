@@ -269,6 +269,9 @@ def test_the_report_has_means_over_seeds_and_what_other_recipes_gave(done, tmp_p
         (folder / "record.json").write_text(json.dumps(figures))
         config = json.loads((done / "out" / MODEL / "config.json").read_text())
         config["train"]["optimizer"] |= recipe
+        losses = [(i, math.log(perplexity + 8 - i)) for i in range(1, 9)]
+        rows = [json.dumps({"step": i, "eval/loss": loss}) for i, loss in losses]
+        (folder / "metrics.jsonl").write_text("\n".join(rows) + "\n")
         (folder / "config.json").write_text(json.dumps(config))
 
     results, tried = tmp_path / "results", tmp_path / "tried"
@@ -282,6 +285,7 @@ def test_the_report_has_means_over_seeds_and_what_other_recipes_gave(done, tmp_p
     assert "weight decay 0.25 |\n" in text
     assert "| GLA (no conv) | 31.50 (30.00 to 33.00, 3 seeds) | 40.00 |\n" in text
     assert "| DeltaNet (conv) | 29.00 | – |\n" in text
+    assert "| DeltaNet (conv) | 35.00 | 33.00 | 31.00 | 29.00 |\n" in text
 
 
 def test_another_seed_has_a_folder_of_its_own(done):
