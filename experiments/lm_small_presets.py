@@ -66,12 +66,19 @@ class Shape(NamedTuple):
     num_layers: int = LAYERS
 
 
+# In the authors' code of the paper's time queries and keys had their SiLU inside the convolution, so
+# without it none; the paper's text has it in both, as "delta_net_no_conv" has.
 MODELS: dict[str, Shape] = {
     "transformer_pp": Shape((ATTENTION,), 2816, "Transformer++"),
     "retnet": Shape((RetNetConfig(num_heads=8),), 1472, "RetNet (no conv)"),
     "mamba": Shape((MambaConfig(),), 0, "Mamba", 2 * LAYERS),
     "gla": Shape((GLAConfig(num_heads=4),), 2816, "GLA (no conv)"),
     "delta_net_no_conv": Shape((DELTA_NET.replace(conv_size=0),), 2816, "DeltaNet (no conv)"),
+    "delta_net_no_conv_identity": Shape(
+        (DELTA_NET.replace(conv_size=0, qk_activation="identity"),),
+        2816,
+        "DeltaNet (no conv, no SiLU of q, k)",
+    ),
     "delta_net": Shape((DELTA_NET,), 2816, "DeltaNet (conv)"),
     "delta_net_swa": Shape(
         (DELTA_NET, ATTENTION.replace(window=WINDOW)), 2816, "DeltaNet + sliding attention"
