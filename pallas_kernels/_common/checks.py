@@ -42,8 +42,11 @@ def check_shape(name: str, x: jax.Array, axes: str, sizes: dict[str, int]) -> No
 
 def check_float_dtype(name: str, x: jax.Array) -> None:
     """Raises TypeError unless `x` is of a floating type the operators take."""
-    if jnp.dtype(x.dtype).name not in FLOAT_DTYPES:
-        raise TypeError(f"{name}: wanted dtype in {FLOAT_DTYPES}, got {jnp.dtype(x.dtype).name}")
+    dtype = jnp.dtype(x.dtype).name
+    if dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name}: wanted dtype in {FLOAT_DTYPES}, got {dtype}")
+    if dtype == "float64" and not jax.config.jax_enable_x64:  # as NumPy's arrays are
+        raise TypeError(f"{name}: wanted fewer bits, or jax_enable_x64, got float64")
 
 
 def check_same_dtype(name: str, x: jax.Array, other_name: str, other: jax.Array) -> None:

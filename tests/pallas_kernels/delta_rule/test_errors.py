@@ -4,6 +4,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from pallas_kernels import (
@@ -95,6 +96,12 @@ def test_log_decay_of_16_bits():
 def test_integer_inputs():
     with pytest.raises(TypeError, match="^q: wanted dtype in .*got int32"):
         call(q=ARRAYS["q"].astype(jnp.int32))
+
+
+def test_float64_without_x64():
+    """What NumPy makes unless told otherwise; the state in float64 would not be one."""
+    with pytest.raises(TypeError, match="^q: wanted fewer bits, or jax_enable_x64, got float64"):
+        call(q=np.zeros(SHAPES["q"]))
 
 
 def test_state_of_another_dtype():
