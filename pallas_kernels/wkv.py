@@ -152,7 +152,7 @@ def _read(before: WKVState, k, v, u):
 @functools.partial(jax.checkpoint, static_argnums=6)
 def _run(k, v, w, u, initial_state, segment_ids, chunk_size):
     batch, length, channels = k.shape
-    missing = chunking.num_chunks(length, chunk_size) * chunk_size - length
+    padded = chunking.num_chunks(length, chunk_size) * chunk_size
     # What a token's sums lose of those before it, as an exponent; everything at a boundary.
     losses = jnp.broadcast_to(w[None, None], k.shape)
     if segment_ids is not None:
@@ -164,7 +164,7 @@ def _run(k, v, w, u, initial_state, segment_ids, chunk_size):
         return jnp.moveaxis(x, 2, 0)  # [C, chunks, B, D]
 
     exponents = jnp.pad(  # padding adds nothing, and loses nothing
-        k.astype(w.dtype), ((0, 0), (0, missing), (0, 0)), constant_values=NOTHING
+        k.astype(w.dtype), ((0, 0), (0, padded - length), (0, 0)), constant_values=NOTHING
     )
     k, values, losses = (in_chunks(x) for x in (exponents, v.astype(w.dtype), losses))
 
@@ -192,4 +192,4 @@ def _run(k, v, w, u, initial_state, segment_ids, chunk_size):
     erased = jnp.where(losses >= -NOTHING, losses, 0)
     y = _read(_lose(before, erased), k, values, u)
     y = jnp.transpose(y, (2, 1, 0, 3))
-    return y.reshape(batch, -1, channels)[:, :length].astype(v.dtype), final_state
+    return y.reshape(batch, padded, channels)[:, :length].astype(v.dtype), final_state

@@ -49,6 +49,7 @@ def selective_scan_chunked(
         return x, initial_state
     abreast = min(CHUNKS_ABREAST, chunking.num_chunks(length, chunk_size))
     block_size = abreast * chunk_size
+    padded = chunking.num_chunks(length, block_size) * block_size
 
     def in_blocks(y):
         """[B, T, ...] -> [blocks, B, chunks, C, ...]; padding has dt = 0: it changes no state."""
@@ -57,12 +58,11 @@ def selective_scan_chunked(
 
     marks = None
     if segments is not None:
-        missing = chunking.num_chunks(length, block_size) * block_size - length
-        segments = jnp.pad(segments, ((0, 0), (0, missing)), mode="edge")
+        segments = jnp.pad(segments, ((0, 0), (0, padded - length)), mode="edge")
         masks = chunk_masks(segments, chunk_size)
         starts = jnp.diff(segments, axis=1, prepend=0) != 0
         reads, keeps = masks.reads[:, :, 0, :, 0], masks.keeps[:, :, 0, 0, 0]
-        blocks = -1, abreast, batch  # chunks come first in masks
+        blocks = padded // block_size, abreast, batch  # chunks come first in masks
         reads = reads.reshape(*blocks, chunk_size)
         keeps = keeps.reshape(blocks)
         marks = (
@@ -77,7 +77,7 @@ def selective_scan_chunked(
 
     inputs = (*(in_blocks(y) for y in (x, dt, b, c)), marks)
     final_state, y = jax.lax.scan(block, initial_state, inputs)
-    y = jnp.moveaxis(y, 1, 0).reshape(batch, -1, x.shape[-1])[:, :length]
+    y = jnp.moveaxis(y, 1, 0).reshape(batch, padded, x.shape[-1])[:, :length]
     return y.astype(x.dtype), final_state
 
 

@@ -72,6 +72,16 @@ def test_no_tokens():
     assert y.shape == (2, 0, 6) and (final_state == state).all()
 
 
+@pytest.mark.parametrize("sizes", [(0, 4, 6), (2, 4, 0)])
+def test_no_rows_and_no_channels(sizes):
+    batch, states, width = sizes
+    state = jnp.zeros(sizes)
+    x, b = jnp.zeros((batch, 3, width)), jnp.zeros((batch, 3, states))
+    args = x, x, jnp.zeros((states, width)), b, b, state
+    y, final_state = chunked(*args, jnp.zeros((batch, 3), jnp.int32))
+    assert y.shape == x.shape and final_state.shape == state.shape
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -106,6 +106,13 @@ def test_no_tokens():
     assert y.shape == (2, 0, 6) and (state.denominator == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 6), (2, 3, 0)])
+def test_no_rows_and_no_channels(shape):
+    k, channel = jnp.zeros(shape), jnp.zeros(shape[2:])
+    y, state = wkv(k, k, channel, channel)
+    assert y.shape == shape and state.denominator.shape == (shape[0], shape[2])
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
