@@ -93,12 +93,14 @@ def check_inputs(
     """Checks shapes and dtypes of an operator's inputs; returns the size of every axis by letter.
 
     `axes` are those before the head's, "B T H" or "B H": q and k have K after them, v has V, beta
-    nothing. All share one floating dtype.
+    nothing. All share one floating dtype; K is at least 1.
     """
     check_rank("q", q, f"{axes} K")
     check_rank("v", v, f"{axes} V")
     sizes = dict(zip([*axes.split(), "K"], q.shape, strict=True)) | {"V": v.shape[-1]}
     check_float_dtype("q", q)
+    if sizes["K"] < 1:
+        raise ValueError(f"q: wanted K >= 1, got shape {q.shape}")
     others = [("k", k, f"{axes} K"), ("v", v, f"{axes} V")]
     others += [] if beta is None else [("beta", beta, axes)]
     for name, x, its_axes in others:

@@ -98,6 +98,11 @@ def test_integer_inputs():
         call(q=ARRAYS["q"].astype(jnp.int32))
 
 
+def test_keys_without_channels():
+    with pytest.raises(ValueError, match=r"^q: wanted K >= 1, got shape \(2, 5, 3, 0\)"):
+        call(q=jnp.zeros((2, 5, 3, 0)), k=jnp.zeros((2, 5, 3, 0)))
+
+
 def test_float64_without_x64():
     """What NumPy makes unless told otherwise; the state in float64 would not be one."""
     with pytest.raises(TypeError, match="^q: wanted fewer bits, or jax_enable_x64, got float64"):
