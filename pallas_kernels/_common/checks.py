@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pallas_kernels._common.precision import state_dtype
 
@@ -68,14 +69,17 @@ def check_integer_dtype(name: str, x: jax.Array) -> None:
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
+    """Raises ValueError unless `value` is one of `choices`, and of its type or NumPy's integers."""
+    plain = value.item() if isinstance(value, np.integer) else value
+    if not any(type(plain) is type(choice) and plain == choice for choice in choices):
         raise ValueError(f"{name}: wanted one of {tuple(choices)}, got {value!r}")
 
 
 def check_number(name: str, value: object) -> float:
     """`value` as a float. Raises TypeError if it is none."""
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: wanted a number, got {value!r}"[:200]) from None

@@ -49,15 +49,16 @@ def choose(
         NotImplementedError: the requested one (or, with None, every one) cannot run here.
     """
     if requested is not None:
-        by_name = {i.name: i for i in implementations}
-        if requested not in by_name:
+        names = [i.name for i in implementations]
+        if not isinstance(requested, str) or requested not in names:
             raise ValueError(
-                f"implementation: wanted one of {tuple(by_name)} or None, got {requested!r}"
+                f"implementation: wanted one of {tuple(names)} or None, got {requested!r}"
             )
-        reason = by_name[requested].unsupported(*args, **kwargs)
+        chosen = implementations[names.index(requested)]
+        reason = chosen.unsupported(*args, **kwargs)
         if reason is not None:
             raise NotImplementedError(f"{operator}(implementation={requested!r}): {reason}")
-        return by_name[requested]
+        return chosen
 
     reasons = []
     for candidate in implementations:

@@ -169,9 +169,9 @@ def delta_net_step(
     args = (projected, tuple(tails), tuple(taps), norm_scale, state)
     options = {
         "columns": Columns(*columns),
-        "beta_scale": float(beta_scale),
-        "norm_eps": float(norm_eps),
-        "scale": float(sizes["K"] ** -0.5 if scale is None else scale),
+        "beta_scale": checks.check_number("beta_scale", beta_scale),
+        "norm_eps": checks.check_number("norm_eps", norm_eps),
+        "scale": sizes["K"] ** -0.5 if scale is None else checks.check_number("scale", scale),
     }
     chosen = dispatch.choose("delta_net_step", IMPLEMENTATIONS, implementation, *args, **options)
     return DeltaNetStep(*dispatch.jitted(chosen.run, **options)(*args))

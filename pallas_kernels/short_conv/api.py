@@ -2,9 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public door of the short convolution: signature, checks, dispatch. No mathematics."""
 
-import functools
-
-import jax
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import checks, dispatch
@@ -79,20 +76,15 @@ def short_conv(
     if weight.shape[0] < 1:
         raise ValueError(f"weight: wanted W >= 1, got shape {weight.shape}")
     checks.check_choice("activation", activation, ACTIVATIONS)
-    if norm_size is not None and (norm_size < 1 or sizes["D"] % norm_size):
-        raise ValueError(f"norm_size: wanted a divisor of D = {sizes['D']}, got {norm_size}")
+    if norm_size is not None:
+        checks.check_positive_integer("norm_size", norm_size)
+        if sizes["D"] % norm_size:
+            raise ValueError(f"norm_size: wanted a divisor of D = {sizes['D']}, got {norm_size}")
+    norm_eps = checks.check_number("norm_eps", norm_eps)
     if segment_ids is not None:
         checks.check_segment_ids(segment_ids, sizes)
-    if x.size == 0:
-        return x
 
-    options = {"activation": activation, "norm_size": norm_size, "norm_eps": float(norm_eps)}
+    options = {"activation": activation, "norm_size": norm_size, "norm_eps": norm_eps}
     args = (x, weight, segment_ids)
     chosen = dispatch.choose("short_conv", IMPLEMENTATIONS, implementation, *args, **options)
-    return _jitted(chosen.run, **options)(*args)
-
-
-@functools.cache
-def _jitted(run, **options):
-    """Compiled once per implementation and options, so eager calls are not op by op."""
-    return jax.jit(functools.partial(run, **options))
+    return x if x.size == 0 else dispatch.jitted(chosen.run, **options)(*args)

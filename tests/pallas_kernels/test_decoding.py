@@ -174,6 +174,7 @@ def test_the_kernels_are_chosen_where_they_run(monkeypatch):
         ),
         ({"norm_scale": jnp.zeros(24)}, ValueError, "^norm_scale: wanted shape"),
         ({"residual": jnp.zeros((1, 25))}, ValueError, "^residual: wanted shape"),
+        ({"norm_eps": "1e-6"}, TypeError, "^norm_eps: wanted a number"),
         ({"implementation": "fast"}, ValueError, "^implementation: wanted one of"),
         ({"implementation": "triton"}, NotImplementedError, "need an NVIDIA GPU"),
     ],
@@ -194,13 +195,15 @@ def test_products_refuse(no_jaxtyping, changes, error, message):
         (1, (jnp.zeros((1, 2, 16)),) * 3, ValueError, "^tail of q: wanted shape"),
         (3, jnp.zeros(7), ValueError, "^norm_scale: wanted shape"),
         ("columns", (0, 16, 60, 48), ValueError, r"^columns: wanted v in 0..\d+ of \d+, got 60"),
+        ("scale", "2", TypeError, "^scale: wanted a number"),
+        ("beta_scale", None, TypeError, "^beta_scale: wanted a number"),
     ],
 )
 def test_steps_refuse(no_jaxtyping, position, value, error, message):
     sequence = decoding.step_sequence(1, 1, 1, 16, 16, 4, "float32")
     args, options = list(sequence.arguments(0)), dict(sequence.options)
-    if position == "columns":
-        options["columns"] = value
+    if isinstance(position, str):
+        options[position] = value
     else:
         args[position] = value
     with pytest.raises(error, match=message):

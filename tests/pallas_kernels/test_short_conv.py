@@ -195,7 +195,16 @@ def test_refused_without_a_hopper_gpu():
         ({"weight": jnp.ones((4, 5))}, ValueError, r"^weight: wanted shape"),
         ({"x": jnp.ones((1, 3, 4), jnp.int32)}, TypeError, r"^x: wanted dtype in"),
         ({"activation": "relu"}, ValueError, r"^activation: wanted one of"),
+        ({"activation": ["silu"]}, ValueError, r"^activation: wanted one of"),
         ({"norm_size": 3}, ValueError, r"^norm_size: wanted a divisor of D = 4"),
+        ({"norm_size": 2.0}, ValueError, r"^norm_size: wanted an integer >= 1, got 2.0"),
+        ({"norm_eps": "1e-6"}, TypeError, r"^norm_eps: wanted a number"),
+        ({"norm_eps": None}, TypeError, r"^norm_eps: wanted a number"),
+        (
+            {"x": jnp.ones((1, 0, 4)), "implementation": "cuda"},
+            ValueError,
+            r"^implementation: wanted one of",
+        ),
         ({"segment_ids": jnp.zeros((1, 3))}, TypeError, r"^segment_ids: wanted an integer"),
     ],
 )

@@ -125,6 +125,22 @@ def test_unknown_chunk_size(function):
         call(function, chunk_size=48)
 
 
+@pytest.mark.parametrize("size", [64.0, np.float32(64), "64", np.array([64, 16]), [64]])
+def test_chunk_size_that_is_no_integer(size):
+    with pytest.raises(ValueError, match=r"^chunk_size: wanted one of \(16, 32, 64, 128\), got"):
+        call(chunk_size=size)
+
+
+def test_chunk_size_of_numpy():
+    assert call(chunk_size=np.int64(16)).output.shape == SHAPES["v"]
+
+
+@pytest.mark.parametrize("scale", ["2", b"2"])
+def test_scale_that_is_text(scale):
+    with pytest.raises(TypeError, match="^scale: wanted a number, got"):
+        call(scale=scale)
+
+
 def test_unknown_residuals():
     with pytest.raises(ValueError, match=r"^residuals: wanted one of .*'save'.*, got 'all'"):
         call(residuals="all")
@@ -136,9 +152,10 @@ def test_pieces_that_are_no_positive_integers(pieces):
         call(sequence_pieces=pieces)
 
 
-def test_unknown_implementation():
-    with pytest.raises(ValueError, match="^implementation: wanted one of .*got 'cuda'"):
-        call(implementation="cuda")
+@pytest.mark.parametrize("name", ["cuda", ["xla"], {}])
+def test_unknown_implementation(name):
+    with pytest.raises(ValueError, match="^implementation: wanted one of .*got "):
+        call(implementation=name)
 
 
 @pytest.mark.parametrize("name", ["pallas", "triton"])
