@@ -7,7 +7,9 @@ every default is stated once, there.
 """
 
 import dataclasses
+import functools
 import json
+import math
 import reprlib
 import types
 import typing
@@ -133,11 +135,27 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+_field_types = functools.cache(typing.get_type_hints)
+
+
+def _number(config: Config, name: str) -> Any:
+    """The field `name`. Raises ValueError unless it is of its type."""
+    return _convert(_field_types(type(config))[name], getattr(config, name), name)
+
+
 def check_at_least(config: Config, name: str, minimum: float) -> None:
-    """Raises ValueError unless the field `name` is at least `minimum`."""
-    value = getattr(config, name)
-    if not value >= minimum:  # written so that NaN fails too
+    """Raises ValueError unless the field `name` is a number of its type of at least `minimum`, or
+    None where it may be."""
+    value = _number(config, name)
+    if value is not None and not value >= minimum:  # written so that NaN fails too
         raise ValueError(f"{name}: wanted at least {minimum}, got {value}")
+
+
+def check_positive(config: Config, name: str) -> None:
+    """Raises ValueError unless the field `name` is a finite number of more than 0."""
+    value = _number(config, name)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: wanted more than 0, and finite, got {value}")
 
 
 def check_one_of(config: Config, name: str, choices: typing.Sequence[object]) -> None:

@@ -96,8 +96,7 @@ class ModelConfig(Config):
                 f"num_layers: wanted a multiple of the layer_pattern's {len(self.layer_pattern)} "
                 f"entries, got {self.num_layers}"
             )
-        if self.mlp_hidden_size is not None:
-            check_at_least(self, "mlp_hidden_size", 0)
+        check_at_least(self, "mlp_hidden_size", 0)
         if self.identity_mlp and self.mlp_hidden_size != 0:
             raise ValueError(
                 "identity_mlp: wanted mlp_hidden_size 0 with it, as it takes the SwiGLU layers' "

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from deltanet_jax.config import check_at_least
+from deltanet_jax.config import check_at_least, check_positive
 from deltanet_jax.layers.linear import linear
 from deltanet_jax.layers.rotary import rotate
 from deltanet_jax.mixers.base import Context, Equations, MixerConfig, head_dim, read_out
@@ -45,16 +45,14 @@ class AttentionConfig(MixerConfig):
     rope_base: float = 10_000.0
 
     def __post_init__(self):
-        check_at_least(self, "num_heads", 1)
-        if self.window is not None:
-            check_at_least(self, "window", 1)
-        if self.num_kv_heads is not None:
-            check_at_least(self, "num_kv_heads", 1)
-            if self.num_heads % self.num_kv_heads:
-                raise ValueError(
-                    f"num_kv_heads: wanted a divisor of num_heads = {self.num_heads}, "
-                    f"got {self.num_kv_heads}"
-                )
+        for name in ("num_heads", "num_kv_heads", "head_dim", "window"):
+            check_at_least(self, name, 1)
+        if self.num_heads % (self.num_kv_heads or 1):
+            raise ValueError(
+                f"num_kv_heads: wanted a divisor of num_heads = {self.num_heads}, "
+                f"got {self.num_kv_heads}"
+            )
+        check_positive(self, "rope_base")
 
     def memory_flops(self, d_model: int, seq_len: int) -> float:
         """See base.py: scores of, and sums over, the tokens that a token sees."""

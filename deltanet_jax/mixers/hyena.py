@@ -58,11 +58,9 @@ class HyenaConfig(MixerConfig):
     filter_bands: int = 16
 
     def __post_init__(self):
-        for name in ("filter_length", "filter_hidden", "filter_bands"):
+        for name in ("num_heads", "filter_length", "filter_hidden", "filter_bands"):
             check_at_least(self, name, 1)
         check_at_least(self, "conv_size", 0)
-        if self.num_heads is not None:
-            check_at_least(self, "num_heads", 1)
 
     def memory_flops(self, d_model: int, seq_len: int) -> float:
         """See base.py: a transform there and one back, each 2.5 n log2(n) for n = 2 seq_len real

@@ -37,8 +37,7 @@ class KDAConfig(GatedDeltaNetConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.decay_rank is not None:
-            check_at_least(self, "decay_rank", 1)
+        check_at_least(self, "decay_rank", 1)
 
 
 class KDA(GatedDeltaNet):

@@ -52,10 +52,8 @@ class MambaConfig(MixerConfig):
     chunk_size: int = 32
 
     def __post_init__(self):
-        check_at_least(self, "expand", 1)
-        check_at_least(self, "state_size", 1)
-        if self.time_step_rank is not None:
-            check_at_least(self, "time_step_rank", 1)
+        for name in ("expand", "state_size", "time_step_rank"):
+            check_at_least(self, name, 1)
         check_at_least(self, "conv_size", 0)
         check_one_of(self, "chunk_size", CHUNK_SIZES)
 

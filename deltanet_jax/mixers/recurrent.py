@@ -44,7 +44,8 @@ class RecurrentConfig(MixerConfig):
     chunk_size: int = 64
 
     def __post_init__(self):
-        check_at_least(self, "num_heads", 1)
+        for name in ("num_heads", "head_k_dim", "head_v_dim"):
+            check_at_least(self, name, 1)
         check_at_least(self, "conv_size", 0)
         check_one_of(self, "chunk_size", CHUNK_SIZES)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from deltanet_jax.config import check_positive
 from deltanet_jax.layers.rotary import rotate
 from deltanet_jax.mixers.base import Context, Equations
 from deltanet_jax.mixers.decaying import DecayingMixer
@@ -34,6 +35,10 @@ class RetNetConfig(RecurrentConfig):
     v_width: ClassVar[float] = 2.0
     conv_size: int = 0
     rope_base: float = 10_000.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(self, "rope_base")
 
     def memory_flops(self, d_model: int, seq_len: int) -> float:
         """See base.py: decay, write, read out; the same for any length."""

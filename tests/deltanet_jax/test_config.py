@@ -78,6 +78,16 @@ def test_a_missing_key_is_named():
         (lambda: MIXERS["gla"].replace(decay_rank=0), "decay_rank: wanted at least 1, got 0"),
         (lambda: MIXERS["gla"].replace(decay_temperature=0.5), "decay_temperature: wanted at"),
         (lambda: MIXERS["attention"].replace(num_kv_heads=3), "num_kv_heads: wanted a divisor"),
+        (lambda: MIXERS["attention"].replace(head_dim=0), "^head_dim: wanted at least 1, got 0"),
+        (lambda: MIXERS["attention"].replace(window=2.5), "^window: wanted int, got 2.5"),
+        (lambda: MIXERS["attention"].replace(rope_base=0.0), "^rope_base: wanted more than 0"),
+        (lambda: MIXERS["retnet"].replace(rope_base=float("nan")), "^rope_base: wanted more"),
+        (lambda: MIXERS["retnet"].replace(rope_base=float("inf")), "^rope_base: wanted more"),
+        (lambda: MIXERS["delta_net"].replace(head_k_dim=-2), "^head_k_dim: wanted at least 1"),
+        (lambda: MIXERS["gla"].replace(head_v_dim=0), "^head_v_dim: wanted at least 1, got 0"),
+        (lambda: MIXERS["mamba"].replace(conv_size=2.5), "^conv_size: wanted int, got 2.5"),
+        (lambda: MIXERS["hyena"].replace(num_heads="8"), "^num_heads: wanted int, got '8'"),
+        (lambda: MIXERS["delta_net"].replace(num_heads=None), "^num_heads: wanted int, got None"),
         (lambda: MIXERS["linear_attention"].replace(feature_map="relu"), "normalize: wanted"),
         (lambda: MeshConfig(tensor=0), "mesh_tensor: wanted at least 1, got 0"),
         (lambda: MeshConfig(data=-2), "mesh_data: wanted at least 1 or -1, got -2"),
@@ -87,7 +97,7 @@ def test_a_missing_key_is_named():
         (lambda: TrainConfig(num_steps=5, optimizer=OptimizerConfig(warmup_steps=6)), "warmup"),
     ],
 )
-def test_impossible_values_are_named(make, message):
+def test_impossible_values_are_named(no_jaxtyping, make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
