@@ -3,6 +3,7 @@
 """From logits to a token: temperature, top-k, top-p."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ class Sampling(Config):
     """How a token is chosen.
 
     Attributes:
-        temperature: divides the logits, at least 0; 0 takes the most likely token.
+        temperature: divides the logits, at least 0 and finite; 0 takes the most likely token.
         top_k: only the k most likely tokens; 0 is all.
         top_p: of those, as few of the most likely as have this probability together, in (0, 1]
             (nucleus sampling, Holtzman et al. 2020, arXiv:1904.09751).
@@ -28,6 +29,8 @@ class Sampling(Config):
 
     def __post_init__(self):
         check_at_least(self, "temperature", 0)
+        if self.temperature == math.inf:  # of tokens left out nothing would be known any more
+            raise ValueError(f"temperature: wanted a finite number, got {self.temperature}")
         check_at_least(self, "top_k", 0)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: wanted more than 0, at most 1, got {self.top_p}")
@@ -36,11 +39,14 @@ class Sampling(Config):
 def keep_likely(
     logits: Float[Array, "B vocab_size"], sampling: Sampling
 ) -> Float[Array, "B vocab_size"]:
-    """`logits` / temperature, -inf where top_k or top_p leave a token out.
+    """(`logits` - their maximum) / temperature, -inf where top_k or top_p leave a token out.
 
     Tokens as likely as the last one kept are kept too. `sampling.temperature` is not 0.
     """
-    logits = logits / sampling.temperature
+    # Over a tiny temperature the maximum stays 0, and the others at worst become -inf.
+    most = jnp.max(logits, axis=-1, keepdims=True)
+    logits = jnp.where(logits == most, 0, logits - most)
+    logits = logits / max(sampling.temperature, float(jnp.finfo(logits.dtype).tiny))
     size = logits.shape[-1]
     if 0 < sampling.top_k < size:
         least = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]

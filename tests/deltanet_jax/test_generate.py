@@ -162,6 +162,15 @@ def test_top_k_and_top_p_keep_what_their_definitions_say(options):
         assert len(wanted) == 40 if not options else len(wanted) < 40
 
 
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_k": 3, "top_p": 0.5}])
+@pytest.mark.parametrize("temperature", [1e-38, 1e-46])
+def test_a_tiny_temperature_takes_the_most_likely_token(temperature, options):
+    """Logits over it overflow, and float32 has no number so small as the last."""
+    logits = jnp.array([[1.0, 4.9, 5.0, -jnp.inf], [-3.0, -2.0, -1.0, -2.5]])
+    keys = jax.random.split(jax.random.key(0), 2)
+    assert sample(logits, keys, Sampling(temperature=temperature, **options)).tolist() == [2, 2]
+
+
 def test_samples_have_the_softmaxs_frequencies():
     logits = jnp.array([[0.0, 1.0, 2.0, -1.0]])
     count = 4000
@@ -204,6 +213,7 @@ def test_prompts_may_be_numpys():
     [
         ({"temperature": -1.0}, "temperature: wanted at least 0, got -1.0"),
         ({"temperature": float("nan")}, "temperature: wanted at least 0, got nan"),
+        ({"temperature": float("inf")}, "temperature: wanted a finite number, got inf"),
         ({"top_k": -1}, "top_k: wanted at least 0, got -1"),
         ({"top_p": 0.0}, "top_p: wanted more than 0, at most 1, got 0.0"),
     ],
