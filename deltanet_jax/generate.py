@@ -19,6 +19,7 @@ from jaxtyping import Array, Int
 from deltanet_jax.decoder import Decoder
 from deltanet_jax.model import LanguageModel
 from deltanet_jax.sampling import Sampling, sample
+from pallas_kernels._common import checks
 
 Prompts = Int[Array, "B T"] | Int[np.ndarray, "B T"] | Sequence[Sequence[int]]
 SMALLEST_BUCKET = 16
@@ -72,19 +73,21 @@ def stream(
     Yields:
         [B, n] int32 ids on the host, n = 1 (from the prompt), then `chunk` or fewer.
     Raises:
-        ValueError: no prompt or an empty one, num_tokens or chunk below 1, as many keys as are not
-            rows, a model with bottleneck, a decoder laid out for another number of rows.
+        ValueError: no prompt or an empty one, ids that the model has not, num_tokens or chunk below
+            1, as many keys as are not rows, a model with bottleneck, a decoder laid out for another
+            number of rows.
     """
-    rows = _checked(prompts)
-    for name, value in (("num_tokens", num_tokens), ("chunk", chunk)):
-        if value < 1:
-            raise ValueError(f"{name}: wanted at least 1, got {value}")
+    rows = _checked(prompts, model.config.vocab_size)
+    checks.check_positive_integer("num_tokens", num_tokens)
+    checks.check_positive_integer("chunk", chunk)
     if model.bottleneck is not None:
         raise ValueError("model: wanted one without bottleneck, which reads whole sequences")
     if decoder is not None and decoder.batch_size not in (None, len(rows)):
         raise ValueError(
             f"decoder: laid out for {decoder.batch_size} rows, got {len(rows)} prompts"
         )
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise ValueError(f"key: wanted jax.random.key's, got {key!r}")
     if key.ndim == 0:
         key = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(rows)))
     elif key.shape != (len(rows),):
@@ -92,15 +95,24 @@ def stream(
     return _stream(model, decoder, rows, num_tokens, key, sampling, chunk)
 
 
-def _checked(prompts: Prompts) -> list[list[int]]:
+def _checked(prompts: Prompts, vocab_size: int) -> list[list[int]]:
     if isinstance(prompts, jax.Array | np.ndarray):
         if prompts.ndim != 2 or prompts.size == 0:
             raise ValueError(f"prompt: wanted [B, T] with B, T >= 1, got shape {prompts.shape}")
-        return np.asarray(prompts).tolist()
+        prompts = list(np.asarray(prompts))
     if not prompts or not all(len(prompt) for prompt in prompts):
         lengths = [len(prompt) for prompt in prompts]
         raise ValueError(f"prompt: wanted at least one token in each row, got {lengths}")
-    return [list(prompt) for prompt in prompts]
+    rows = [np.asarray(prompt) for prompt in prompts]
+    for row in rows:
+        if not np.issubdtype(row.dtype, np.integer):
+            raise ValueError(f"prompt: wanted integers, got {row.dtype}")
+        if row.ndim != 1:
+            raise ValueError(f"prompt: wanted a list of ids for each row, got shape {row.shape}")
+        outside = row[(row < 0) | (row >= vocab_size)]
+        if outside.size:
+            raise ValueError(f"prompt: wanted ids from 0 to {vocab_size - 1}, got {outside[0]}")
+    return [row.tolist() for row in rows]
 
 
 def _stream(model, decoder, rows, num_tokens, keys, sampling, chunk) -> Iterator[np.ndarray]:

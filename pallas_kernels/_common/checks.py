@@ -87,7 +87,7 @@ def check_number(name: str, value: object) -> float:
 
 def check_positive_integer(name: str, value: object) -> None:
     """Raises ValueError unless `value` is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}: wanted an integer >= 1, got {value!r}")
 
 

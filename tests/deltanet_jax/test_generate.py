@@ -193,11 +193,19 @@ def test_buckets_are_few_and_pad_by_half_at_most():
         ({"prompt": np.zeros((0, 3), np.int32)}, r"prompt: wanted \[B, T\] with B, T >= 1, got"),
         ({"prompt": [[1], []]}, r"prompt: wanted at least one token in each row, got \[1, 0\]"),
         ({"prompt": []}, "prompt: wanted at least one token in each row, got"),
-        ({"num_tokens": 0}, "num_tokens: wanted at least 1, got 0"),
+        ({"prompt": [[1, 2], [3, 32]]}, "^prompt: wanted ids from 0 to 31, got 32"),
+        ({"prompt": [[1, 2], [-1]]}, "^prompt: wanted ids from 0 to 31, got -1"),
+        ({"prompt": np.array([[1.0, 2.5]])}, "^prompt: wanted integers, got float64"),
+        ({"prompt": ["ab"]}, "^prompt: wanted integers, got <U2"),
+        ({"prompt": [[[1]]]}, r"^prompt: wanted a list of ids for each row, got shape \(1, 1\)"),
+        ({"num_tokens": 0}, "num_tokens: wanted an integer >= 1, got 0"),
+        ({"num_tokens": 2.0}, "num_tokens: wanted an integer >= 1, got 2.0"),
+        ({"key": 0}, "^key: wanted jax.random.key's, got 0"),
+        ({"key": jax.random.PRNGKey(0)}, "^key: wanted jax.random.key's, got"),
         ({"key": jax.random.split(jax.random.key(0), 3)}, "key: wanted one, or one for each of 2"),
     ],
 )
-def test_generate_refuses(changes, message):
+def test_generate_refuses(no_jaxtyping, changes, message):
     args = {"prompt": random_tokens(), "num_tokens": 1, "key": jax.random.key(0)} | changes
     with pytest.raises(ValueError, match=message):
         generate(model_of(DELTA_NET), **args)
@@ -205,7 +213,10 @@ def test_generate_refuses(changes, message):
 
 def test_prompts_may_be_numpys():
     prompts = random_tokens()
-    assert _checked(np.asarray(prompts)) == _checked(prompts)
+    numpys, jaxs, lists = (
+        _checked(p, 32) for p in (np.asarray(prompts), prompts, prompts.tolist())
+    )
+    assert numpys == jaxs == lists
 
 
 @pytest.mark.parametrize(
