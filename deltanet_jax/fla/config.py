@@ -291,14 +291,20 @@ def fla_config(model: ModelConfig, seq_len: int) -> dict[str, Any]:
     return config
 
 
+def _factor(size: int, width: int) -> float:
+    """size / width, from which FLA makes `size` again: the whole part of its product with width."""
+    factor = size / width
+    return factor if int(width * factor) == size else math.nextafter(factor, math.inf)
+
+
 def _delta_net_options(mixer: DeltaNetConfig, d_model: int) -> dict[str, Any]:
     k, v = mixer.head_sizes(d_model)
     fla_name = {ours: theirs for theirs, ours in (ACTIVATIONS | NORMS).items()}
     return {
         "model_type": "delta_net",
         "num_heads": mixer.num_heads,
-        "expand_k": mixer.num_heads * k / d_model,
-        "expand_v": mixer.num_heads * v / d_model,
+        "expand_k": _factor(mixer.num_heads * k, d_model),
+        "expand_v": _factor(mixer.num_heads * v, d_model),
         "qk_activation": fla_name[mixer.qk_activation],
         "qk_norm": fla_name[mixer.qk_norm],
         **_shared_options(mixer),
@@ -311,7 +317,7 @@ def _gated_options(mixer: GatedDeltaNetConfig, d_model: int) -> dict[str, Any]:
         "model_type": "gated_deltanet",
         "num_heads": mixer.num_heads,
         "head_dim": k,
-        "expand_v": v / k,
+        "expand_v": _factor(v, k),
         **_shared_options(mixer),
     }
 

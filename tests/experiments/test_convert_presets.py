@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 
 from deltanet_jax.fla.config import differences, fla_config, model_config
 from deltanet_jax.fla.folder import read_config
+from deltanet_jax.mixers.delta_net import DeltaNetConfig
+from deltanet_jax.mixers.gated_delta_net import GatedDeltaNetConfig
 from deltanet_jax.train.step import model_graph
 from experiments.convert import from_fla, to_fla
 from experiments.lm_small_presets import LM_SMALL_PRESETS, PREFIX
@@ -21,6 +23,7 @@ from experiments.restored import one_device_trainer, restore_weights
 from experiments.run_config import RunConfig, read_run_config
 from tests.helpers import fla
 from tests.helpers.compare import BOUNDS, assert_close, equal_bits, rms_ratio
+from tests.helpers.models import small_config
 
 KINDS = {"attention", "delta_net", "gated_delta_net"}
 LENGTH = 150  # more than two chunks
@@ -55,6 +58,21 @@ def test_configs_come_back_and_others_are_refused_by_name(name):
         other = sorted(kinds(RUNS[name]) - KINDS)
         with pytest.raises(ValueError, match=f"^layer_pattern: wanted mixers of .*{other[0]}"):
             fla_config(model, seq_len)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "d_model"),
+    [
+        (GatedDeltaNetConfig(num_heads=2, head_k_dim=88, head_v_dim=120), 176),
+        (DeltaNetConfig(num_heads=1, head_k_dim=61, head_v_dim=115), 896),
+        (DeltaNetConfig(num_heads=2, head_k_dim=230, head_v_dim=64), 896),
+    ],
+)
+def test_factors_make_our_sizes_where_fla_cuts_off(mixer, d_model):
+    """88 * (120 / 88) is 119.99..., of which FLA takes the whole part."""
+    model = small_config(mixer, d_model=d_model)
+    heads, k, v = mixer.num_heads, mixer.head_k_dim, mixer.head_v_dim
+    assert fla.sizes(fla_config(model, 16)) == (heads, k, v)
 
 
 def reduced(name):
