@@ -55,5 +55,4 @@ def linear_attention(
     )
     args = (q, k, v, None, checked.initial_state, checked.segments)
     options = {"scale": checked.scale, "chunk_size": chunk_size}
-    chosen = dispatch.choose("linear_attention", IMPLEMENTATIONS, implementation, *args, **options)
-    return dispatch.jitted(chosen.run, **options)(*args)
+    return dispatch.call("linear_attention", IMPLEMENTATIONS, implementation, *args, **options)

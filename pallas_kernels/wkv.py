@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels._common import checks, chunking
 from pallas_kernels._common.precision import state_dtype
 from pallas_kernels._common.segments import number_segments
+from pallas_kernels._common.varying import vary_alike
 
 NOTHING = -1e30  # the exponent of an empty sum; finite, so that differences are numbers
 
@@ -84,7 +85,8 @@ def wkv(
     checks.check_choice("chunk_size", chunk_size, chunking.CHUNK_SIZES)
     if k.shape[1] == 0:
         return v, initial_state
-    return _run(k, v, w, u, initial_state, segment_ids, chunk_size)
+    args = vary_alike((k, v, w, u, initial_state, segment_ids))
+    return _run(*args, chunk_size)
 
 
 def wkv_step(

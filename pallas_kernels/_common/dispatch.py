@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import jax
 
+from pallas_kernels._common.varying import vary_alike
+
 logger = logging.getLogger("pallas_kernels")
 _announced: set[tuple[str, str]] = set()
 
@@ -77,3 +79,15 @@ def choose(
 def jitted(run: Callable, **options) -> Callable:
     """`run` with `options`, compiled once for each, so that eager calls are not op by op."""
     return jax.jit(functools.partial(run, **options))
+
+
+def call(
+    operator: str,
+    implementations: Sequence[Implementation],
+    requested: str | None,
+    *args,
+    **options,
+):
+    """What the implementation that `choose` picks returns for these arguments, compiled."""
+    chosen = choose(operator, implementations, requested, *args, **options)
+    return jitted(chosen.run, **options)(*vary_alike(args))

@@ -173,5 +173,5 @@ def delta_net_step(
         "norm_eps": checks.check_number("norm_eps", norm_eps),
         "scale": sizes["K"] ** -0.5 if scale is None else checks.check_number("scale", scale),
     }
-    chosen = dispatch.choose("delta_net_step", IMPLEMENTATIONS, implementation, *args, **options)
-    return DeltaNetStep(*dispatch.jitted(chosen.run, **options)(*args))
+    results = dispatch.call("delta_net_step", IMPLEMENTATIONS, implementation, *args, **options)
+    return DeltaNetStep(*results)

@@ -107,5 +107,4 @@ def row_product(
         checks.check_same_dtype("residual", residual, "x", x)
     args = (x, weight, norm_scale, residual)
     options = {"norm_eps": checks.check_number("norm_eps", norm_eps), "gated": bool(gated)}
-    chosen = dispatch.choose("row_product", IMPLEMENTATIONS, implementation, *args, **options)
-    return dispatch.jitted(chosen.run, **options)(*args)
+    return dispatch.call("row_product", IMPLEMENTATIONS, implementation, *args, **options)

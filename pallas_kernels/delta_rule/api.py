@@ -147,5 +147,5 @@ def delta_rule(
         "sequence_pieces": sequence_pieces,
         "residuals": residuals,
     }
-    chosen = dispatch.choose("delta_rule", IMPLEMENTATIONS, implementation, *args, **options)
-    return DeltaRuleOutput(*dispatch.jitted(chosen.run, **options)(*args))
+    results = dispatch.call("delta_rule", IMPLEMENTATIONS, implementation, *args, **options)
+    return DeltaRuleOutput(*results)

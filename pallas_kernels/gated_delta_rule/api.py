@@ -101,5 +101,5 @@ def gated_delta_rule(
     check_log_decay(g, "B T H", checked.sizes, q.dtype)
     args = (q, k, v, g, beta, checked.initial_state, checked.segments)
     options = {"scale": checked.scale, "chunk_size": chunk_size, "residuals": residuals}
-    chosen = dispatch.choose("gated_delta_rule", IMPLEMENTATIONS, implementation, *args, **options)
-    return DeltaRuleOutput(*dispatch.jitted(chosen.run, **options)(*args))
+    results = dispatch.call("gated_delta_rule", IMPLEMENTATIONS, implementation, *args, **options)
+    return DeltaRuleOutput(*results)

@@ -106,7 +106,7 @@ def gated_linear_attention(
     g = g[..., None] if g.ndim == 3 else g
     args = (q, k, v, g, checked.initial_state, checked.segments)
     options = {"scale": checked.scale, "chunk_size": chunk_size}
-    chosen = dispatch.choose(
+    results = dispatch.call(
         "gated_linear_attention", IMPLEMENTATIONS, implementation, *args, **options
     )
-    return LinearAttentionOutput(*dispatch.jitted(chosen.run, **options)(*args))
+    return LinearAttentionOutput(*results)

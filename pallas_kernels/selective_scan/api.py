@@ -78,8 +78,7 @@ def selective_scan(
     checks.check_choice("chunk_size", chunk_size, chunking.CHUNK_SIZES)
     args = (x, dt, a, b, c, initial_state, segments)
     options = {"chunk_size": chunk_size}
-    chosen = dispatch.choose("selective_scan", IMPLEMENTATIONS, implementation, *args, **options)
-    return dispatch.jitted(chosen.run, **options)(*args)
+    return dispatch.call("selective_scan", IMPLEMENTATIONS, implementation, *args, **options)
 
 
 def selective_scan_step(

@@ -91,7 +91,7 @@ def _block(state_BND, a, x, dt, b, c, marks):
         x, dt, b, c, starts = inputs
         return token(state_BPND, x, dt, a, b, c, starts)
 
-    empty = jnp.zeros((batch, chunks, *a.shape), dt.dtype)
+    empty = jnp.zeros_like(dt, shape=(batch, chunks, *a.shape))
     by_token = jax.tree.map(lambda y: jnp.moveaxis(y, 2, 0), (x, dt, b, c, starts))
     written, y = jax.lax.scan(step, empty, by_token)
 

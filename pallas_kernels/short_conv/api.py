@@ -86,5 +86,7 @@ def short_conv(
 
     options = {"activation": activation, "norm_size": norm_size, "norm_eps": norm_eps}
     args = (x, weight, segment_ids)
-    chosen = dispatch.choose("short_conv", IMPLEMENTATIONS, implementation, *args, **options)
-    return x if x.size == 0 else dispatch.jitted(chosen.run, **options)(*args)
+    if x.size == 0:
+        dispatch.choose("short_conv", IMPLEMENTATIONS, implementation, *args, **options)
+        return x
+    return dispatch.call("short_conv", IMPLEMENTATIONS, implementation, *args, **options)

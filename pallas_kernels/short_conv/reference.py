@@ -39,8 +39,8 @@ def short_conv_reference(
         return (inputs_WBD, ids_WB), y
 
     none = (
-        jnp.zeros((weight.shape[0], *x[:, 0].shape), wide),
-        jnp.full((weight.shape[0], x.shape[0]), -1, jnp.int32),
+        jnp.zeros_like(x, wide, (weight.shape[0], *x[:, 0].shape)),
+        jnp.full_like(ids, -1, shape=(weight.shape[0], x.shape[0])),
     )
     tokens = (jnp.moveaxis(x.astype(wide), 1, 0), jnp.moveaxis(ids, 1, 0))
     _, y = jax.lax.scan(token, none, tokens)

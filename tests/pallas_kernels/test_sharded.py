@@ -8,16 +8,21 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from pallas_kernels import (
+    delta_rule,
     delta_rule_sharded,
+    gated_delta_rule,
     gated_delta_rule_sharded,
     gated_linear_attention,
     gated_linear_attention_sharded,
     linear_attention,
     selective_scan,
     selective_scan_sharded,
+    short_conv,
     short_conv_sharded,
+    wkv,
 )
 from pallas_kernels._common.sharded import over_rows_and_heads
 from tests.helpers.compare import assert_close
@@ -142,3 +147,60 @@ def test_no_tokens_leave_the_state_as_it_is(compiled):
             output, final = run(*args, initial_state=state, segment_ids=ids)
             assert output.shape == args[0].shape
             assert (final == (0 if state is None else state)).all()
+
+
+def user_code(name):
+    """(operator, positional arguments, which of them are spread over rows)."""
+    q, k, v, g, _ = attention_args("head")
+    k = k / jnp.linalg.norm(k, axis=-1, keepdims=True)
+    x, dt, a, b, c, _ = make_args(20, "float64")
+    channel = jnp.cos(jnp.arange(x.shape[2], dtype=x.dtype))
+    return {
+        "delta_rule": (delta_rule, (q, k, v, jnp.exp(g)), (True,) * 4),
+        "gated_delta_rule": (gated_delta_rule, (q, k, v, g, jnp.exp(g)), (True,) * 5),
+        "gated_linear_attention": (gated_linear_attention, (q, k, v, g), (True,) * 4),
+        "linear_attention": (linear_attention, (q, k, v), (True,) * 3),
+        "selective_scan": (selective_scan, (x, dt, a, b, c), (True, True, False, True, True)),
+        "wkv": (wkv, (x, x, channel + 1, channel), (True, True, False, False)),
+        "short_conv": (short_conv, (x, x[0, :3]), (True, False)),
+    }[name]
+
+
+@pytest.mark.parametrize("implementation", ["xla", "reference"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "delta_rule",
+        "selective_scan",
+        "wkv",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "gated_delta_rule",
+                "gated_linear_attention",
+                "linear_attention",
+                "short_conv",
+            )
+        ),
+    ],
+)
+def test_operators_run_in_a_users_shard_map(x64, name, implementation):
+    """With JAX's own checks of what varies, and without an initial state."""
+    operator, args, spread = user_code(name)
+    if name in ("selective_scan", "wkv", "linear_attention") and implementation == "reference":
+        pytest.skip("it has one implementation here")
+    options = {} if name == "wkv" else {"implementation": implementation}
+
+    def gradients(*args):
+        def loss(*args):
+            output = operator(*args, **options)
+            output = output if name == "short_conv" else output[0]
+            return jnp.sum(jnp.sin(output))
+
+        return jax.grad(loss, argnums=range(len(args)))(*args)
+
+    rows = tuple(P("a") if is_spread else P() for is_spread in spread)
+    on_mesh = jax.shard_map(gradients, mesh=mesh(2, 1, 1), in_specs=rows, out_specs=rows)
+    got, wanted = jax.jit(on_mesh)(*args), jax.jit(gradients)(*args)
+    for i, (x, y) in enumerate(zip(got, wanted, strict=True)):
+        assert_close(str(i), x, y, 1e-12)
