@@ -155,8 +155,9 @@ def _read(before: WKVState, k, v, u):
 def _run(k, v, w, u, initial_state, segment_ids, chunk_size):
     batch, length, channels = k.shape
     padded = chunking.num_chunks(length, chunk_size) * chunk_size
-    # What a token's sums lose of those before it, as an exponent; everything at a boundary.
-    losses = jnp.broadcast_to(w[None, None], k.shape)
+    # What a token's sums lose of those before it, as an exponent; everything at a boundary, which is
+    # more than any w.
+    losses = jnp.broadcast_to(jnp.minimum(w, -NOTHING / 2)[None, None], k.shape)
     if segment_ids is not None:
         starts = jnp.diff(number_segments(segment_ids), axis=1, prepend=0) != 0
         losses = jnp.where(starts[:, :, None], -NOTHING, losses)

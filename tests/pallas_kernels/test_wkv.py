@@ -81,6 +81,17 @@ def test_large_exponents_neither_overflow_nor_vanish():
     assert_close("shifted", shifted, y, 1e-3)  # the exponents themselves have 7 digits
 
 
+def test_a_decay_of_everything_leaves_the_token_before():
+    """As exp(rate) of a learned rate may be infinite."""
+    k, v, _, u = make_args(20, "float32")
+    w = jnp.array([jnp.inf, 1e30, 3e38, 1e29, 50.0, 0.0])
+    ids = jnp.repeat(jnp.array([[0, 1, 0]]), jnp.array([3, 1, 16]), axis=1).repeat(2, axis=0)
+    y, _ = in_blocks(k, v, w, u, ids)
+    assert_close("y", y, recur(k, v, w, u, ids)[0], BOUNDS["float32"])
+    gradients = jax.grad(lambda *args: jnp.sum(in_blocks(*args, ids)[0]), (0, 1, 2, 3))(k, v, w, u)
+    assert all(jnp.isfinite(x).all() for x in gradients)
+
+
 def test_steps_and_pieces_equal_the_recurrence(x64):
     k, v, w, u = make_args(12, "float64")
     wanted, _ = recur(k, v, w, u)
