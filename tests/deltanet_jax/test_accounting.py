@@ -44,6 +44,13 @@ def test_attention_counts_what_a_token_sees(window, seen):
     assert mixer.memory_flops(16, 5) == pytest.approx(12 * 16 * seen)
 
 
+@pytest.mark.parametrize(("length", "log_size"), [(1, 1), (8, 4), (9, 5), (2048, 12)])
+def test_hyena_counts_transforms_of_twice_the_length(length, log_size):
+    """There and back, 2.5 n log2 n operations each for n = 2 T numbers, and the product."""
+    a_token = 2 * 2.5 * 2 * log_size + 3
+    assert MIXERS["hyena"].memory_flops(16, length) == pytest.approx(3 * 16 * a_token)
+
+
 def test_mixers_of_a_pattern_are_added_up():
     both = small_config(MIXERS["delta_net"], MIXERS["linear_attention"], num_layers=4)
     memory = 2 * (24 * 2 * 8 * 8 + 12 * 2 * 8 * 9)
