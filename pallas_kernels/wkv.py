@@ -77,6 +77,7 @@ def wkv(
     Source: Peng et al. 2023, arXiv:2305.13048, eq. 16 (wkv) and appendix D (the maximum).
     """
     sizes = _check("B T", k, v, w, u)
+    checks.check_compiler_shards("k", k)
     if initial_state is None:
         initial_state = wkv_empty_state(sizes["B"], sizes["D"], v.dtype)
     _check_state("initial_state", initial_state, sizes, v)
@@ -155,8 +156,8 @@ def _read(before: WKVState, k, v, u):
 def _run(k, v, w, u, initial_state, segment_ids, chunk_size):
     batch, length, channels = k.shape
     padded = chunking.num_chunks(length, chunk_size) * chunk_size
-    # What a token's sums lose of those before it, as an exponent; everything at a boundary, which is
-    # more than any w.
+    # What a token's sums lose of those before it, as an exponent: at a boundary everything, which
+    # no w reaches.
     losses = jnp.broadcast_to(jnp.minimum(w, -NOTHING / 2)[None, None], k.shape)
     if segment_ids is not None:
         starts = jnp.diff(number_segments(segment_ids), axis=1, prepend=0) != 0

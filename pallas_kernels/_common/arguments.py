@@ -44,8 +44,11 @@ def check_arguments(
 
     Raises:
         ValueError, TypeError: a rank, an axis, a dtype or chunk_size is not as described.
+        NotImplementedError: arrays are spread over explicit mesh axes.
     """
     sizes = checks.check_inputs("B T H", q, k, v, beta)
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        checks.check_compiler_shards(name, x)
     if initial_state is None:
         initial_state = jnp.zeros([sizes[axis] for axis in "BHKV"], state_dtype(q.dtype))
     checks.check_state("initial_state", initial_state, sizes, q.dtype)

@@ -68,6 +68,16 @@ def check_integer_dtype(name: str, x: jax.Array) -> None:
         raise TypeError(f"{name}: wanted an integer dtype, got {x.dtype}")
 
 
+def check_compiler_shards(name: str, x: jax.Array) -> None:
+    """Raises NotImplementedError if `x` is spread over explicit mesh axes: loops do not follow."""
+    sharding = jax.typeof(x).sharding
+    if any(axes is not None for axes in sharding.spec):
+        raise NotImplementedError(
+            f"{name}: wanted mesh axes of AxisType.Auto, or a call inside jax.shard_map, got "
+            f"{jax.typeof(x)} over {sharding.mesh.axis_types}"
+        )
+
+
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises ValueError unless `value` is one of `choices`, and of its type or NumPy's integers."""
     plain = value.item() if isinstance(value, np.integer) else value

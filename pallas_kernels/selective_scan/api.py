@@ -68,6 +68,7 @@ def selective_scan(
     Source: Gu, Dao 2023, arXiv:2312.00752, algorithm 2.
     """
     sizes = _check("B T", x, dt, a, b, c)
+    checks.check_compiler_shards("x", x)
     if initial_state is None:
         initial_state = jnp.zeros([sizes[axis] for axis in "BND"], dt.dtype)
     _check_state("initial_state", initial_state, sizes, x)

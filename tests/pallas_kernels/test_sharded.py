@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pallas_kernels import (
@@ -204,3 +204,18 @@ def test_operators_run_in_a_users_shard_map(x64, name, implementation):
     got, wanted = jax.jit(on_mesh)(*args), jax.jit(gradients)(*args)
     for i, (x, y) in enumerate(zip(got, wanted, strict=True)):
         assert_close(str(i), x, y, 1e-12)
+
+
+def test_explicit_axes_are_taken_in_a_shard_map_only(x64):
+    axes = jax.make_mesh((2,), ("a",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    with jax.set_mesh(axes):
+        for name in ("delta_rule", "selective_scan", "wkv"):
+            operator, args, _ = user_code(name)
+            first = jax.device_put(args[0], NamedSharding(axes, P("a")))
+            with pytest.raises(NotImplementedError, match="^[qxk]: wanted mesh axes of AxisType.A"):
+                operator(first, *args[1:])
+        _, args, _ = user_code("delta_rule")
+        spread = jax.device_put(args, NamedSharding(axes, P("a")))
+        rows = {"in_specs": P("a"), "out_specs": P("a")}
+        output = jax.shard_map(lambda *args: delta_rule(*args).output, **rows)(*spread)
+    assert_close("output", output, delta_rule(*args).output, 1e-13)
