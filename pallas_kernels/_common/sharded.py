@@ -9,9 +9,22 @@ import math
 from collections.abc import Callable, Sequence
 
 import jax
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from pallas_kernels._common import checks
+
+
+def place[Arrays](mesh, specs, arrays: Arrays) -> Arrays:
+    """`arrays` as `jax.shard_map` takes them with in_specs `specs`, a prefix of their tree: over
+    explicit axes, as `jax.make_mesh` makes them by itself, they must be spread like that before."""
+    if AxisType.Explicit not in mesh.axis_types:
+        return arrays
+
+    def reshard(spec, below):
+        return jax.tree.map(lambda x: jax.reshard(x, NamedSharding(mesh, spec)), below)
+
+    return jax.tree.map(reshard, specs, arrays)
 
 
 def over_rows_and_heads(
@@ -71,4 +84,4 @@ def over_rows_and_heads(
         in_specs=(specs,),
         out_specs=tuple(spec(letters) for letters in outputs),
         check_vma=False,
-    )(values)
+    )(place(mesh, specs, values))

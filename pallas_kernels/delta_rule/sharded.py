@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import checks
 from pallas_kernels._common.arguments import check_log_decay
+from pallas_kernels._common.sharded import place
 from pallas_kernels.delta_rule.api import DeltaRuleOutput, delta_rule
 
 
@@ -101,6 +102,7 @@ def spread(
     run = functools.partial(_local, functools.partial(operator, **options))
     specs = _Specs(rows, sequence, heads)
     args = (q, k, v, tuple(controls), initial_state, segment_ids)
+    args = place(mesh, specs.inputs(segment_ids), args)
     if ways["T"] == 1:
         on_mesh = _shard_map(run, mesh, specs.inputs(segment_ids), specs.outputs())
         return DeltaRuleOutput(*on_mesh(*args))

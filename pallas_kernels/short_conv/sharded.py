@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels._common import checks
+from pallas_kernels._common.sharded import place
 from pallas_kernels.short_conv.api import short_conv
 
 
@@ -72,11 +73,6 @@ def short_conv_sharded(
     batch, channels = tuple(rows) or None, tuple(heads) or None
     tokens = P(batch, sequence, channels)
     ids = None if segment_ids is None else P(batch, sequence)
-    on_mesh = jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(tokens, P(None, channels), ids),
-        out_specs=tokens,
-        check_vma=False,
-    )
-    return on_mesh(x, weight, segment_ids)
+    specs = (tokens, P(None, channels), ids)
+    on_mesh = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)
+    return on_mesh(*place(mesh, specs, (x, weight, segment_ids)))

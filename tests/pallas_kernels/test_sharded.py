@@ -219,3 +219,39 @@ def test_explicit_axes_are_taken_in_a_shard_map_only(x64):
         rows = {"in_specs": P("a"), "out_specs": P("a")}
         output = jax.shard_map(lambda *args: delta_rule(*args).output, **rows)(*spread)
     assert_close("output", output, delta_rule(*args).output, 1e-13)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("delta_rule", marks=pytest.mark.slow),
+        "pieces",
+        "gated_linear_attention",
+        "short_conv",
+    ],
+)
+def test_explicit_axes_over_a_mesh(x64, name):
+    """As `jax.make_mesh` makes them by itself; arrays lie where they like."""
+    axes = jax.make_mesh((2,), ("a",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    operator, args, _ = user_code("delta_rule" if name == "pieces" else name)
+    ids = None if name == "short_conv" else random_segments(*args[0].shape[:2], 8)
+    many = {
+        "gated_linear_attention": gated_linear_attention_sharded,
+        "short_conv": short_conv_sharded,
+    }.get(name, delta_rule_sharded)
+    where = {"sequence": "a"} if name == "pieces" else {"rows": ("a",)}
+
+    def gradients(operator, *args, **options):
+        def loss(*args):
+            output = operator(*args, segment_ids=ids, **options)
+            return jnp.sum(jnp.sin(output if name == "short_conv" else output[0]))
+
+        return jax.grad(loss, argnums=range(len(args)))(*args)
+
+    wanted = jax.jit(functools.partial(gradients, operator))(*args)
+    with jax.set_mesh(axes):
+        first = jax.device_put(args[0], NamedSharding(axes, P("a")))
+        run = jax.jit(functools.partial(gradients, many, mesh=axes, **where))
+        got = run(first, *args[1:])
+    for i, (x, y) in enumerate(zip(got, wanted, strict=True)):
+        assert_close(str(i), x, y, 1e-12)
