@@ -69,6 +69,7 @@ def wkv(
         (y [B, T, D] in v.dtype, the state after the last token).
     Raises:
         ValueError, TypeError: a shape, dtype or chunk_size is not as above; names the argument.
+        NotImplementedError: k is spread over explicit mesh axes.
     Numerics: everything in w's dtype, no exponent is positive, so any k is safe. RMS error against
         the recurrence in float64 below 1e-5 for float32, 1e-2 for bfloat16, outputs and every
         gradient (tests/pallas_kernels/test_wkv.py); with slow decays the state drifts, to 1.2e-5
