@@ -92,16 +92,16 @@ class Context:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
-def head_dim(width: int, num_heads: int, given: int | None, name: str) -> int:
+def head_dim(width: int | float, num_heads: int, given: int | None, name: str) -> int:
     """The head size given, or width / num_heads. Raises ValueError if that isn't whole."""
     if given is not None:
         return given
     if width % num_heads:
         raise ValueError(
-            f"{name}: wanted a size, or num_heads dividing the heads' width {width}; got "
+            f"{name}: wanted a size, or num_heads dividing the heads' width {width:g}; got "
             f"num_heads = {num_heads}"
         )
-    return width // num_heads
+    return int(width // num_heads)
 
 
 def arguments(*xs: jax.Array) -> tuple[jax.Array, ...]:

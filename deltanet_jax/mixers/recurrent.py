@@ -51,10 +51,9 @@ class RecurrentConfig(MixerConfig):
 
     def head_sizes(self, d_model: int) -> tuple[int, int]:
         """K and V. Raises ValueError where a default isn't whole."""
-        k_width, v_width = int(self.k_width * d_model), int(self.v_width * d_model)
         return (
-            head_dim(k_width, self.num_heads, self.head_k_dim, "head_k_dim"),
-            head_dim(v_width, self.num_heads, self.head_v_dim, "head_v_dim"),
+            head_dim(self.k_width * d_model, self.num_heads, self.head_k_dim, "head_k_dim"),
+            head_dim(self.v_width * d_model, self.num_heads, self.head_v_dim, "head_v_dim"),
         )
 
     def _state_flops(self, d_model: int, operations: int) -> float:

@@ -5,6 +5,7 @@
 import pytest
 
 from deltanet_jax.mixers.base import MixerConfig
+from deltanet_jax.mixers.gla import GLAConfig
 from deltanet_jax.model import ModelConfig
 from deltanet_jax.presets import deltanet_1b3, deltanet_340m
 from deltanet_jax.sharding import MeshConfig
@@ -84,6 +85,7 @@ def test_a_missing_key_is_named():
         (lambda: MIXERS["retnet"].replace(rope_base=float("nan")), "^rope_base: wanted more"),
         (lambda: MIXERS["retnet"].replace(rope_base=float("inf")), "^rope_base: wanted more"),
         (lambda: MIXERS["delta_net"].replace(head_k_dim=-2), "^head_k_dim: wanted at least 1"),
+        (lambda: GLAConfig(num_heads=1).head_sizes(5), "^head_k_dim: .*heads' width 2.5; got"),
         (lambda: MIXERS["gla"].replace(head_v_dim=0), "^head_v_dim: wanted at least 1, got 0"),
         (lambda: MIXERS["mamba"].replace(conv_size=2.5), "^conv_size: wanted int, got 2.5"),
         (lambda: MIXERS["hyena"].replace(num_heads="8"), "^num_heads: wanted int, got '8'"),
