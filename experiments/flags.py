@@ -21,6 +21,9 @@ from deltanet_jax.train.sweep import Member, grid
 from experiments.presets import PRESETS
 from experiments.run_config import RunConfig
 
+# What is defined here is the command's own: its --help shows it.
+flags.disclaim_key_flags()
+
 # Flag -> (type, help). The group says which part of the config takes it.
 MODEL = {
     "d_model": ("int", "width of the residual stream"),

@@ -7,6 +7,9 @@ from absl import flags
 from deltanet_jax.mixers.registry import MIXERS
 from experiments.flags import MESH, MODEL
 
+# What is defined here is the command's own: its --help shows it.
+flags.disclaim_key_flags()
+
 
 def define_benchmark_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """The flags of experiments.benchmarks.run."""

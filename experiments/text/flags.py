@@ -8,6 +8,9 @@ from experiments.flags import define_compilation_flags, define_tokenizer, define
 from experiments.lm_small_presets import MODELS
 from experiments.text.documents import BOUNDARIES
 
+# What is defined here is the command's own: its --help shows it.
+flags.disclaim_key_flags()
+
 
 def define_build_dataset_flags() -> None:
     """The flags of experiments.build_dataset: local files, and where what is made of them goes."""
