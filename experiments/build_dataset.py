@@ -12,8 +12,9 @@ experiments.prepare_data. Needs tensorflow-datasets, not TensorFlow.
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
+from experiments.command import run
 from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.text.flags import define_build_dataset_flags
@@ -35,4 +36,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_build_dataset_flags()
-    app.run(main)
+    run(main)

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
+from experiments.command import run
 from experiments.flags import define_compare_flags, explain, whole_numbers
 from experiments.logs import quiet_logs
 from experiments.plots import save_speedup_plot
@@ -109,4 +110,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     matplotlib.use("Agg")
     define_compare_flags()
-    app.run(main)
+    run(main)

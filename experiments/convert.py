@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.fla import config as fla_config
 from deltanet_jax.fla import weights as fla_weights
@@ -41,6 +41,7 @@ from deltanet_jax.train.files import read_json, write_atomically
 from deltanet_jax.train.optimizer import make_optimizer
 from deltanet_jax.train.step import first_state
 from deltanet_jax.train.task import fingerprint
+from experiments.command import run
 from experiments.flags import (
     GROUPS,
     define_convert_flags,
@@ -199,4 +200,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     define_convert_flags()
     define_run_flags()
-    app.run(main)
+    run(main)

@@ -17,13 +17,14 @@ from pathlib import Path
 import jax
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
 from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.step import model_graph
 from deltanet_jax.train.task import eval_batches
+from experiments.command import run
 from experiments.flags import define_demo_flags
 from experiments.logs import quiet_logs
 from experiments.plots import save_accuracy_plot
@@ -127,4 +128,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     matplotlib.use("Agg")
     define_demo_flags()
-    app.run(main)
+    run(main)

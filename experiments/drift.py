@@ -18,10 +18,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.train.files import write_atomically
 from experiments.benchmarks.operation import rms_error
+from experiments.command import run
 from experiments.flags import define_drift_flags, explain, whole_numbers
 from experiments.logs import quiet_logs
 from pallas_kernels import (
@@ -201,4 +202,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_drift_flags()
-    app.run(main)
+    run(main)

@@ -15,12 +15,13 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
 from deltanet_jax.sampling import Sampling
 from deltanet_jax.train.evaluate import evaluate
 from deltanet_jax.train.step import model_graph
+from experiments.command import run
 from experiments.evaluation.run import TaskOptions, evaluate_tasks
 from experiments.flags import (
     define_evaluation_flags,
@@ -91,4 +92,4 @@ if __name__ == "__main__":
     define_workdir()
     define_sample_flags()
     define_evaluation_flags()
-    app.run(main)
+    run(main)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from deltanet_jax.decoder import can_lay_out, lay_out
 from deltanet_jax.sampling import Sampling
+from experiments.command import run
 from experiments.flags import define_generate_flags, define_workdir, explain
 from experiments.logs import quiet_logs
 from experiments.restored import restore_model, tokenizer_of
@@ -129,4 +130,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     define_workdir()
     define_generate_flags()
-    app.run(main)
+    run(main)

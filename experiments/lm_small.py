@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.train.checkpoint import CheckpointError
 from deltanet_jax.train.files import write_atomically
@@ -35,6 +35,7 @@ from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.loop import train
 from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, Interrupted, Stop
 from experiments import platform
+from experiments.command import run
 from experiments.evaluation.run import OFFLINE, TaskOptions, evaluate_tasks, step_folder
 from experiments.flags import explain
 from experiments.lm_small_eval import evaluate_workdir, wikitext_from_flags
@@ -289,4 +290,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_lm_small_flags()
-    app.run(main)
+    run(main)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from deltanet_jax.accounting import cost
@@ -26,6 +26,7 @@ from deltanet_jax.train.loop import Trainer
 from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.task import Batch
 from experiments import platform
+from experiments.command import run
 from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.restored import make_trainer, restore_weights
@@ -245,4 +246,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_lm_small_eval_flags()
-    app.run(main)
+    run(main)

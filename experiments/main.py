@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.train.checkpoint import CheckpointError
 from deltanet_jax.train.guard import SkippedSteps
 from deltanet_jax.train.loop import Trainer, train
 from deltanet_jax.train.stop import INTERRUPTED, IO_ERROR, NOT_FINITE, Interrupted, Stop
 from experiments import distributed, dry_run, platform
+from experiments.command import run
 from experiments.evaluate import print_sample, wants_sample
 from experiments.flags import (
     define_platform_flags,
@@ -109,4 +110,4 @@ if __name__ == "__main__":
     define_run_flags()
     define_sample_flags()
     define_platform_flags()
-    app.run(main)
+    run(main)

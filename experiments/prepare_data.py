@@ -15,7 +15,9 @@ import sys
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+
+from experiments.command import run
 
 # The processes that tokenize import this file again, so what starts slowly (JAX) waits for `main`.
 
@@ -51,4 +53,4 @@ if __name__ == "__main__":
     from experiments.text.flags import define_prepare_flags
 
     define_prepare_flags()
-    app.run(main)
+    run(main)

@@ -10,9 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.train import replay
+from experiments.command import run
 from experiments.flags import define_workdir, explain
 from experiments.logs import quiet_logs
 from experiments.restored import make_trainer
@@ -33,4 +34,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_workdir()
-    app.run(main)
+    run(main)

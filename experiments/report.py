@@ -9,7 +9,6 @@ and compares.
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -22,6 +21,7 @@ from experiments.benchmarks.resume import table as resume_table
 from experiments.benchmarks.save import table as save_table
 from experiments.benchmarks.tables import kernels_section, save_pictures
 from experiments.benchmarks.train_tables import save_training_picture, training_section
+from experiments.command import run
 from experiments.compare import table as compare_table
 from experiments.drift import table as drift_table
 from experiments.lm_small_report import lm_small_section, save_lm_small_pictures
@@ -193,7 +193,8 @@ def fill_in(document: str, text: str) -> str:
     return text
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
+    del argv
     matplotlib.use("Agg")
     rows = read_metrics(RESULTS / "language_modeling" / "metrics.jsonl")
     save_loss_plot(RESULTS / "language_modeling" / "loss.png", rows)
@@ -208,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

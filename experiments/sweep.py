@@ -17,11 +17,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.train.loop import enter_workdir
 from deltanet_jax.train.sweep import Goal, Member, RunTable, check_one_device, train_members
 from experiments import platform
+from experiments.command import run
 from experiments.flags import (
     define_compilation_flags,
     define_preset,
@@ -158,4 +159,4 @@ if __name__ == "__main__":
     define_run_flags()
     define_compilation_flags()
     define_sweep_flags()
-    app.run(main)
+    run(main)

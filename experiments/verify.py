@@ -9,9 +9,10 @@ if none is intact or one that a run would resume from is not.
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.train.checkpoint import Checkpoints
+from experiments.command import run
 from experiments.flags import define_workdir
 
 
@@ -31,4 +32,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_workdir()
-    app.run(main)
+    run(main)

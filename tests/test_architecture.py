@@ -90,8 +90,16 @@ def test_dangers_are_seen(text):
 
 def test_flags_are_defined_in_files_of_flags():
     for path in SOURCES:
-        if path.name != "flags.py" and path.name != Path(__file__).name:
+        if path.name == "flags.py":  # they are the command's, and so in its --help
+            assert "\nflags.disclaim_key_flags()\n" in path.read_text(), path
+        elif path.name != Path(__file__).name:
             assert "flags.DEFINE" not in path.read_text(), path
+
+
+def test_every_command_refuses_what_is_no_flag():
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[0] == "experiments" and path.name != "command.py":
+            assert "app.run(" not in path.read_text(), path
 
 
 def test_every_file_has_its_header():

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
 from deltanet_jax.fla.folder import Folder
@@ -39,6 +39,7 @@ from deltanet_jax.train.step import model_graph
 from experiments.benchmarks import fla_peer, records
 from experiments.benchmarks.flags import define_fla_logits_flags
 from experiments.benchmarks.operation import rms_error
+from experiments.command import run
 from experiments.convert import from_fla, to_fla
 from experiments.flags import explain
 from experiments.logs import quiet_logs
@@ -242,4 +243,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_fla_logits_flags()
-    app.run(main)
+    run(main)

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
 
 from deltanet_jax.decoder import lay_out
@@ -29,6 +29,7 @@ from deltanet_jax.sampling import Sampling
 from experiments.benchmarks import records
 from experiments.benchmarks.flags import define_generate_benchmark_flags
 from experiments.benchmarks.timing import Clock
+from experiments.command import run
 from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.presets import PRESETS
@@ -191,4 +192,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_generate_benchmark_flags()
-    app.run(main)
+    run(main)

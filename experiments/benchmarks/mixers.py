@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from flax import nnx
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ from experiments.benchmarks import records
 from experiments.benchmarks.flags import define_mixers_benchmark_flags
 from experiments.benchmarks.operation import rms_error
 from experiments.benchmarks.timing import Clock
+from experiments.command import run
 from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.mixers_report import flops
@@ -135,4 +136,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_mixers_benchmark_flags()
-    app.run(main)
+    run(main)

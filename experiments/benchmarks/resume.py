@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from deltanet_jax.sharding import MeshConfig
@@ -34,6 +34,7 @@ from deltanet_jax.train.step import TrainState
 from experiments import platform
 from experiments.benchmarks.flags import define_resume_benchmark_flags
 from experiments.benchmarks.records import machine
+from experiments.command import run
 from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.presets import PRESETS
@@ -214,4 +215,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_resume_benchmark_flags()
-    app.run(main)
+    run(main)

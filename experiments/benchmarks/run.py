@@ -30,7 +30,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from experiments.benchmarks import candidates, records
@@ -49,6 +49,7 @@ from experiments.benchmarks.operation import (
 )
 from experiments.benchmarks.registry import OPERATIONS
 from experiments.benchmarks.timing import Clock
+from experiments.command import run
 from experiments.flags import explain
 from experiments.logs import quiet_logs
 
@@ -337,4 +338,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_benchmark_flags()
-    app.run(main)
+    run(main)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from orbax.checkpoint import v1 as ocp
 
 from deltanet_jax.train import checkpoint, manifest
@@ -28,6 +28,7 @@ from deltanet_jax.train.files import write_atomically
 from deltanet_jax.train.step import TrainState
 from experiments.benchmarks.flags import define_save_benchmark_flags
 from experiments.benchmarks.records import machine
+from experiments.command import run
 from experiments.faults.damage import Position, make_state
 from experiments.flags import explain, whole_numbers
 from experiments.logs import quiet_logs
@@ -202,4 +203,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_save_benchmark_flags()
-    app.run(main)
+    run(main)

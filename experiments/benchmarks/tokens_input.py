@@ -13,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.train.files import write_atomically
+from experiments.command import run
 from experiments.flags import explain
 from experiments.tasks.tokens.task import TokensConfig
 from experiments.text.flags import define_input_benchmark_flags
@@ -65,4 +66,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_input_benchmark_flags()
-    app.run(main)
+    run(main)

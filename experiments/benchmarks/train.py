@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from deltanet_jax import accounting
@@ -32,6 +32,7 @@ from deltanet_jax.train.evaluate import put_batch
 from deltanet_jax.train.loop import Trainer
 from experiments.benchmarks import records
 from experiments.benchmarks.flags import define_train_benchmark_flags
+from experiments.command import run
 from experiments.flags import explain
 from experiments.logs import quiet_logs
 from experiments.presets import PRESETS
@@ -231,4 +232,4 @@ def write(folder: Path, row: dict[str, object]) -> None:
 
 if __name__ == "__main__":
     define_train_benchmark_flags()
-    app.run(main)
+    run(main)

@@ -11,13 +11,14 @@ import time
 
 import numpy as np
 import torch
-from absl import app, flags
+from absl import flags
 from fla.models import DeltaNetConfig, DeltaNetForCausalLM
 
 from deltanet_jax import accounting
 from deltanet_jax.presets import deltanet_1b3
 from experiments.benchmarks.flags import define_train_benchmark_flags
 from experiments.benchmarks.train import WARM_UP, Case, make_row
+from experiments.command import run
 from experiments.tasks.tokens.task import TokensConfig
 
 
@@ -80,4 +81,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_train_benchmark_flags()
-    app.run(main)
+    run(main)

@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable, Iterator
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from experiments.benchmarks.delta_rule import DELTA_RULE
 from experiments.benchmarks.flags import define_benchmark_flags
 from experiments.benchmarks.operation import parse_shapes, show_shape
 from experiments.benchmarks.timing import Clock
+from experiments.command import run
 from experiments.flags import explain
 from experiments.logs import quiet_logs
 from pallas_kernels._common import triton_device
@@ -139,4 +140,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_benchmark_flags()
-    app.run(main)
+    run(main)

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from deltanet_jax.train.files import make_directory, write_atomically
+from experiments.command import run
 from experiments.faults import arguments, bombs, configs, damage, hostile, processes, saves
 from experiments.faults.outcome import Outcome, parts
 from experiments.faults.runs import Runs, find_secrets
@@ -155,4 +156,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     define_faults_flags()
-    app.run(main)
+    run(main)

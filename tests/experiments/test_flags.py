@@ -3,6 +3,7 @@
 """Every flag reaches the config; unknown or impossible values are refused with the flag's name."""
 
 import importlib
+import re
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ import types
 import jax
 import pytest
 
+from experiments import command
 from experiments.distributed import start
 from experiments.dry_run import explained_out_of_memory, report
 from experiments.flags import GROUPS, run_config_from_flags, whole_numbers
@@ -204,11 +206,28 @@ def test_the_command_refuses_before_any_work(tmp_path, arguments, message):
     assert not workdir.exists()
 
 
-@pytest.mark.parametrize(
-    ("command", "flag"), [("drift", "tokens"), ("benchmarks.save", "megabytes")]
-)
-def test_lists_of_numbers_name_the_flag(monkeypatch, command, flag):
-    module = importlib.import_module(f"experiments.{command}")
+def test_what_is_no_flag_is_refused(monkeypatch):
+    """Abseil passes it over: of `--data a b` the run would read a alone."""
+    ran, line = [], ["main"]
+    monkeypatch.setattr(command.app, "run", lambda main: main(line))
+    command.run(ran.append)
+    line += ["b", "c"]
+    with pytest.raises(SystemExit, match="^error: wanted flags alone, .*=value, got 'b c'$"):
+        command.run(ran.append)
+    assert len(ran) == 1
+
+
+def test_help_shows_the_flags_of_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.main", "--help"], capture_output=True, text=True
+    )
+    for name in (*VALUES, "workdir", "preset", "prompt", "dry_run"):
+        assert re.search(rf"^  --(\[no\])?{name}:", done.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(("name", "flag"), [("drift", "tokens"), ("benchmarks.save", "megabytes")])
+def test_lists_of_numbers_name_the_flag(monkeypatch, name, flag):
+    module = importlib.import_module(f"experiments.{name}")
     monkeypatch.setattr(module.flags, "FLAGS", types.SimpleNamespace(**{flag: ["9", "x"]}))
     monkeypatch.setattr(module, "explain", str)
     with pytest.raises(SystemExit, match=f"error: {flag}: wanted positive whole numbers, got '9,x"):
