@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from deltanet_jax.config import Config, check_at_least, check_one_of
+from deltanet_jax.config import SHORT, Config, check_at_least, check_one_of
 from deltanet_jax.layers.bottleneck import Bottleneck
 from deltanet_jax.layers.embedding import lookup
 from deltanet_jax.layers.linear import linear
@@ -89,8 +89,15 @@ class ModelConfig(Config):
     def __post_init__(self):
         for name in ("vocab_size", "d_model", "num_layers"):
             check_at_least(self, name, 1)
-        if not self.layer_pattern:
-            raise ValueError("layer_pattern: wanted at least one mixer, got none")
+        pattern = self.layer_pattern
+        if (
+            not (isinstance(pattern, tuple) and pattern)  # a list could not be hashed
+            or not all(isinstance(mixer, MixerConfig) for mixer in pattern)
+        ):
+            raise ValueError(
+                "layer_pattern: wanted a tuple of mixers' configs, at least one, "
+                f"got {SHORT.repr(pattern)}"
+            )
         if self.num_layers % len(self.layer_pattern):
             raise ValueError(
                 f"num_layers: wanted a multiple of the layer_pattern's {len(self.layer_pattern)} "

@@ -4,7 +4,7 @@
 
 import dataclasses
 
-from deltanet_jax.config import Config, check_at_least, check_one_of
+from deltanet_jax.config import Config, check_at_least, check_one_of, check_positive
 from deltanet_jax.sharding import MeshConfig
 
 ON_SAVE_ERROR = ("fail", "continue")  # what a run may do about a save that fails
@@ -20,7 +20,7 @@ class OptimizerConfig(Config):
         schedule: after the warm-up "cosine", "constant", or "wsd" (warm-up, stable, decay:
             constant, then linear over the last `decay_steps`; Hu et al. 2024, arXiv:2404.06395).
         warmup_steps: optimiser steps of the warm-up.
-        decay_steps: optimiser steps of the decay of "wsd".
+        decay_steps: optimiser steps of the decay of "wsd", at least 1; 0 with the others.
         weight_decay: decoupled; on every weight but `optimizer.NOT_DECAYED`.
         b1, b2, eps: Adam's.
         grad_clip_norm: largest global norm of the gradient.
@@ -48,15 +48,16 @@ class OptimizerConfig(Config):
                 f"got {self.min_learning_rate}"
             )
         check_one_of(self, "schedule", ("cosine", "constant", "wsd"))
-        if self.decay_steps and self.schedule != "wsd":
+        if (self.decay_steps > 0) != (self.schedule == "wsd"):
+            wanted = "at least 1" if self.schedule == "wsd" else "0"
             raise ValueError(
-                f"decay_steps: wanted 0 with schedule {self.schedule!r}, got {self.decay_steps}"
+                f"decay_steps: wanted {wanted} with schedule {self.schedule!r}, "
+                f"got {self.decay_steps}"
             )
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: wanted [0, 1), got {getattr(self, name)}")
-        if not self.grad_clip_norm > 0:
-            raise ValueError(f"grad_clip_norm: wanted more than 0, got {self.grad_clip_norm}")
+        check_positive(self, "grad_clip_norm")
 
 
 @dataclasses.dataclass(frozen=True)

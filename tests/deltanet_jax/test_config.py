@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configs: round trips, unknown keys, impossible values."""
 
+import copy
+
 import pytest
 
 from deltanet_jax.mixers.base import MixerConfig
@@ -91,10 +93,17 @@ def test_a_missing_key_is_named():
         (lambda: MIXERS["hyena"].replace(num_heads="8"), "^num_heads: wanted int, got '8'"),
         (lambda: MIXERS["delta_net"].replace(num_heads=None), "^num_heads: wanted int, got None"),
         (lambda: MIXERS["linear_attention"].replace(feature_map="relu"), "normalize: wanted"),
+        (lambda: MIXERS["delta_net"].replace(head_k_dim=0), "head_k_dim: wanted at least 1, got 0"),
+        (lambda: MIXERS["gla"].replace(head_v_dim=-1), "head_v_dim: wanted at least 1, got -1"),
+        (lambda: MIXERS["attention"].replace(head_dim=0), "head_dim: wanted at least 1, got 0"),
+        (lambda: MIXERS["attention"].replace(rope_base=-1.0), "rope_base: wanted more than 0, got"),
+        (lambda: MIXERS["retnet"].replace(rope_base=float("nan")), "rope_base: wanted more than 0"),
+        (lambda: small_config().replace(layer_pattern=()), "layer_pattern: wanted a tuple of mix"),
         (lambda: MeshConfig(tensor=0), "mesh_tensor: wanted at least 1, got 0"),
         (lambda: MeshConfig(data=-2), "mesh_data: wanted at least 1 or -1, got -2"),
         (lambda: OptimizerConfig(b1=1.0), "b1: wanted"),
         (lambda: OptimizerConfig(schedule="step"), "schedule: wanted one of"),
+        (lambda: OptimizerConfig(schedule="wsd"), "decay_steps: wanted at least 1 with schedule"),
         (lambda: OptimizerConfig(learning_rate=float("nan")), "learning_rate: wanted at least 0"),
         (lambda: TrainConfig(num_steps=5, optimizer=OptimizerConfig(warmup_steps=6)), "warmup"),
     ],
@@ -102,6 +111,15 @@ def test_a_missing_key_is_named():
 def test_impossible_values_are_named(no_jaxtyping, make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("pattern", [[MIXERS["gla"]], MIXERS["gla"], ("gla",)])
+def test_a_pattern_is_a_tuple_of_configs(pattern):
+    """A list cannot be hashed, which `jit` would say much later."""
+    config = copy.copy(small_config())
+    object.__setattr__(config, "layer_pattern", pattern)  # types of arguments are checked in tests
+    with pytest.raises(ValueError, match=r"layer_pattern: wanted a tuple of .*, got .*(GLA|gla)"):
+        config.__post_init__()
 
 
 def test_pattern_must_tile_the_depth():

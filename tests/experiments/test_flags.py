@@ -114,7 +114,7 @@ VALUES = {
 TOGETHER = {
     "document_start": {"concatenate": False},
     "feature_map": {"normalize": False},
-    "decay_steps": {"schedule": "wsd"},
+    "decay_steps": {"schedule": "wsd", "decay_steps": 1},
     "num_householder": {"layer_pattern": ["delta_product"]},
     **{name: {"layer_pattern": ["mamba"]} for name in ("expand", "state_size", "time_step_rank")},
     **{f"filter_{name}": {"layer_pattern": ["hyena"]} for name in ("length", "hidden", "bands")},
@@ -141,7 +141,7 @@ def test_flag_reaches_the_config_and_nothing_else(name):
     preset, value = VALUES[name]
     extra = TOGETHER.get(name, {})
     before = flat(run_config_from_flags({"preset": preset, **extra}).to_dict())
-    after = flat(run_config_from_flags({"preset": preset, name: value, **extra}).to_dict())
+    after = flat(run_config_from_flags({"preset": preset, **extra, name: value}).to_dict())
     changed = {k for k in after if after[k] != before.get(k)}
     field = name.removeprefix("mesh_")
     wanted = {k for k in after if k.rsplit(".", 1)[1] == field}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deltanet_jax.config import check_at_least
+from deltanet_jax.config import check_at_least, check_positive
 from experiments.tasks.base import TaskConfig
 from experiments.tasks.mqar.generator import draw_examples
 from experiments.tasks.synthetic import SyntheticTask, at_answers, in_blocks, unlike
@@ -51,8 +51,7 @@ class MQARConfig(TaskConfig):
                 f"seq_len: wanted an even number of at least 4 num_kv_pairs = "
                 f"{4 * self.num_kv_pairs}, got {self.seq_len}"
             )
-        if not self.power_a > 0:
-            raise ValueError(f"power_a: wanted more than 0, got {self.power_a}")
+        check_positive(self, "power_a")
 
     def make(self) -> "MQARTask":
         return MQARTask(self)
