@@ -23,3 +23,4 @@ from deltanet_jax.model import LanguageModel as LanguageModel
 from deltanet_jax.model import ModelConfig as ModelConfig
 from deltanet_jax.presets import deltanet_1b3 as deltanet_1b3
 from deltanet_jax.presets import deltanet_340m as deltanet_340m
+from deltanet_jax.sampling import Sampling as Sampling

@@ -95,23 +95,23 @@ def stream(
     return _stream(model, decoder, rows, num_tokens, key, sampling, chunk)
 
 
-def _checked(prompts: Prompts, vocab_size: int) -> list[list[int]]:
+def _checked(prompts, vocab_size: int) -> list[list[int]]:
     if isinstance(prompts, jax.Array | np.ndarray):
         if prompts.ndim != 2 or prompts.size == 0:
-            raise ValueError(f"prompt: wanted [B, T] with B, T >= 1, got shape {prompts.shape}")
-        prompts = list(np.asarray(prompts))
-    if not prompts or not all(len(prompt) for prompt in prompts):
-        lengths = [len(prompt) for prompt in prompts]
-        raise ValueError(f"prompt: wanted at least one token in each row, got {lengths}")
+            raise ValueError(f"prompts: wanted [B, T] with B, T >= 1, got shape {prompts.shape}")
+        prompts = np.asarray(prompts)
     rows = [np.asarray(prompt) for prompt in prompts]
+    if not rows or not all(row.size for row in rows):
+        lengths = [row.size for row in rows]
+        raise ValueError(f"prompts: wanted at least one token in each row, got {lengths}")
     for row in rows:
-        if not np.issubdtype(row.dtype, np.integer):
-            raise ValueError(f"prompt: wanted integers, got {row.dtype}")
-        if row.ndim != 1:
-            raise ValueError(f"prompt: wanted a list of ids for each row, got shape {row.shape}")
-        outside = row[(row < 0) | (row >= vocab_size)]
-        if outside.size:
-            raise ValueError(f"prompt: wanted ids from 0 to {vocab_size - 1}, got {outside[0]}")
+        if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
+            raise ValueError(
+                "prompts: wanted integers, a list of them for each row, got a row of "
+                f"{row.dtype}{list(row.shape)}"
+            )
+        if (outside := row[(row < 0) | (row >= vocab_size)]).size:
+            raise ValueError(f"prompts: wanted ids in 0 .. {vocab_size - 1}, got {outside[0]}")
     return [row.tolist() for row in rows]
 
 
@@ -139,7 +139,7 @@ def _stream(model, decoder, rows, num_tokens, keys, sampling, chunk) -> Iterator
 
 def generate(
     model: LanguageModel,
-    prompt: Prompts,
+    prompts: Prompts,
     num_tokens: int,
     *,
     key: jax.Array,
@@ -147,7 +147,7 @@ def generate(
 ) -> np.ndarray:
     """Continues each prompt by `num_tokens` tokens: `stream` at once, [B, num_tokens] int32."""
     return np.concatenate(
-        list(stream(model, prompt, num_tokens, key=key, sampling=sampling)), axis=1
+        list(stream(model, prompts, num_tokens, key=key, sampling=sampling)), axis=1
     )
 
 

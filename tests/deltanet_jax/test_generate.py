@@ -189,15 +189,13 @@ def test_buckets_are_few_and_pad_by_half_at_most():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": jnp.zeros((1, 0), jnp.int32)}, "prompt: wanted"),
-        ({"prompt": np.zeros((0, 3), np.int32)}, r"prompt: wanted \[B, T\] with B, T >= 1, got"),
-        ({"prompt": [[1], []]}, r"prompt: wanted at least one token in each row, got \[1, 0\]"),
-        ({"prompt": []}, "prompt: wanted at least one token in each row, got"),
-        ({"prompt": [[1, 2], [3, 32]]}, "^prompt: wanted ids from 0 to 31, got 32"),
-        ({"prompt": [[1, 2], [-1]]}, "^prompt: wanted ids from 0 to 31, got -1"),
-        ({"prompt": np.array([[1.0, 2.5]])}, "^prompt: wanted integers, got float64"),
-        ({"prompt": ["ab"]}, "^prompt: wanted integers, got <U2"),
-        ({"prompt": [[[1]]]}, r"^prompt: wanted a list of ids for each row, got shape \(1, 1\)"),
+        ({"prompts": jnp.zeros((1, 0), jnp.int32)}, "prompts: wanted"),
+        ({"prompts": np.zeros((0, 3), np.int32)}, r"prompts: wanted \[B, T\] with B, T >= 1, got"),
+        ({"prompts": [[1], []]}, r"prompts: wanted at least one token in each row, got \[1, 0\]"),
+        ({"prompts": []}, "prompts: wanted at least one token in each row, got"),
+        ({"prompts": [[1, 2], [3, 32]]}, "^prompts: wanted ids in 0 .. 31, got 32"),
+        ({"prompts": [[1, 2], [-1]]}, "^prompts: wanted ids in 0 .. 31, got -1"),
+        ({"prompts": np.full((1, 2), 32)}, "^prompts: wanted ids in 0 .. 31, got 32"),
         ({"num_tokens": 0}, "num_tokens: wanted an integer >= 1, got 0"),
         ({"num_tokens": 2.0}, "num_tokens: wanted an integer >= 1, got 2.0"),
         ({"key": 0}, "^key: wanted jax.random.key's, got 0"),
@@ -206,7 +204,7 @@ def test_buckets_are_few_and_pad_by_half_at_most():
     ],
 )
 def test_generate_refuses(no_jaxtyping, changes, message):
-    args = {"prompt": random_tokens(), "num_tokens": 1, "key": jax.random.key(0)} | changes
+    args = {"prompts": random_tokens(), "num_tokens": 1, "key": jax.random.key(0)} | changes
     with pytest.raises(ValueError, match=message):
         generate(model_of(DELTA_NET), **args)
 
@@ -217,6 +215,12 @@ def test_prompts_may_be_numpys():
         _checked(p, 32) for p in (np.asarray(prompts), prompts, prompts.tolist())
     )
     assert numpys == jaxs == lists
+
+
+@pytest.mark.parametrize("prompts", [[1, 2], "ab", ["ab"], [[1.0]], [[[1]]]])
+def test_prompts_are_rows_of_ids(prompts):
+    with pytest.raises(ValueError, match="^prompts: wanted integers, a list of them for each row"):
+        _checked(prompts, 32)
 
 
 @pytest.mark.parametrize(
