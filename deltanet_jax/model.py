@@ -18,6 +18,7 @@ from deltanet_jax.layers.mlp import SwiGLU, default_hidden_size
 from deltanet_jax.layers.norm import STREAM_NORMS
 from deltanet_jax.mixers.base import ARGUMENTS, READ_OUT, Context, MixerConfig
 from deltanet_jax.mixers.registry import make_mixer
+from pallas_kernels._common.checks import check_integer_dtype, check_rank
 from pallas_kernels._common.names import RESIDUALS
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -221,7 +222,12 @@ class LanguageModel(nnx.Module):
         state: tuple | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[Float[Array, "B T D"], tuple | None]:
-        """Everything but the head: the final hidden vectors and the new state."""
+        """Everything but the head: the final hidden vectors and the new state.
+
+        Raises ValueError for tokens that are not [B, T], TypeError for tokens that are no integers.
+        """
+        check_rank("tokens", tokens, "B T")
+        check_integer_dtype("tokens", tokens)
         if self.bottleneck is not None and state is not None:
             raise ValueError("state: wanted None, as a model with bottleneck reads whole sequences")
         dtype = self.config.compute_dtype
@@ -284,6 +290,8 @@ class LanguageModel(nnx.Module):
             dropout_key: switches embedding dropout on; None in evaluation.
         Returns:
             (logits [B, T, vocab_size], new state or None).
+        Raises:
+            ValueError, TypeError: as `features`.
         """
         x, state = self.features(
             tokens, segment_ids=segment_ids, state=state, dropout_key=dropout_key

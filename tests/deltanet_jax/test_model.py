@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language model: sizes, patterns, scan over the period, decoding."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -277,3 +279,16 @@ def test_a_bottleneck_reads_whole_sequences():
     model = small_model(MIXERS["attention"], bottleneck=True)
     with pytest.raises(ValueError, match="^state: wanted None, as a model with bottleneck"):
         model(random_tokens(), state=model.init_state(2, 37))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "error", "message"),
+    [
+        ((8,), jnp.int32, ValueError, r"^tokens: wanted 2 axes \[B, T\], got shape \(8,\)"),
+        ((1, 8), jnp.float32, TypeError, "^tokens: wanted an integer dtype, got float32"),
+    ],
+)
+def test_what_is_no_tokens_is_refused_by_name(shape, dtype, error, message):
+    features = inspect.unwrap(LanguageModel.features)  # without what checks types in tests
+    with pytest.raises(error, match=message):
+        features(nnx.eval_shape(small_model), jnp.zeros(shape, dtype))
