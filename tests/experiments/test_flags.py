@@ -7,10 +7,15 @@ import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import jax
 import pytest
+from flax import nnx
+from jax.sharding import AbstractMesh
 
+from deltanet_jax.model import LanguageModel
+from deltanet_jax.sharding import MESH_AXES, check_batch_size, weight_shardings
 from experiments import command
 from experiments.distributed import start
 from experiments.dry_run import explained_out_of_memory, report
@@ -254,6 +259,22 @@ def test_dry_run_plans_for_devices_that_are_not_here(tmp_path):
     assert f"weights {weights:.2f} GiB" in done.stdout
     assert f"optimizer {2 * weights:.2f} GiB" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_the_run_in_the_launch_file_fits_its_devices():
+    root = Path(__file__).parents[2]
+    text = (root / "experiments" / "launch" / "jobset.yaml").read_text()
+    values = dict(re.findall(r"--(\w+)=(\S+)", text))
+    (pods,), (hosts,), (gpus,) = (
+        map(int, re.findall(pattern, text))
+        for pattern in (r"parallelism: (\d+)", r'value: "(\d+)"', r"nvidia.com/gpu: (\d+)")
+    )
+    assert pods == hosts and hosts * gpus == int(values["mesh_fsdp"])
+    config = run_config_from_flags({"preset": values["preset"], "data": [values["data"]]})
+    mesh = AbstractMesh((1, hosts * gpus, 1, 1), MESH_AXES)
+    check_batch_size(config.train.batch_size, config.train.accumulation_steps, mesh)
+    model = nnx.eval_shape(lambda: LanguageModel(config.model, rngs=nnx.Rngs(0)))
+    weight_shardings(nnx.to_pure_dict(nnx.state(model)), mesh)
 
 
 def test_dry_run_refuses_what_does_not_fit():
