@@ -70,14 +70,14 @@ MIXER = {  # given to every mixer of the pattern that has the option
     "chunk_size": ("int", "tokens a chunk of the chunkwise form"),
     "implementation": (
         "str",
-        "of the delta rule: reference, xla, pallas, triton (gated: the first two)",
+        "of the delta rule: reference, xla, pallas, triton (gated: not triton; kda: the first two)",
     ),
     "residuals": ("str", "of the delta rule's kernels: recompute (little memory), save (fast)"),
 }
 TASK = {
     "seq_len": ("int", "tokens a sequence"),
     "data_seed": ("int", "seed of the data"),
-    "vocab_size": ("int", "vocabulary of a synthetic task"),
+    "vocab_size": ("int", "ids of a synthetic task, or of tokens"),
     "num_kv_pairs": ("int", "pairs to recall (mqar)"),
     "num_train_examples": ("int", "examples of an epoch of a synthetic task"),
     "num_eval_examples": ("int", "held-out examples of a synthetic task"),
