@@ -3,7 +3,7 @@
 """RWKV-4's two halves of a block, each a mixer of its own, as both look at the token before.
 
 RWKV-4 as published is the pattern (RWKV4Config(), RWKV4ChannelMixConfig()) with
-`ModelConfig.mlp_hidden_size` 0 (and LayerNorms where this library has RMSNorms).
+`ModelConfig.mlp_hidden_size` 0 and `norm` "layer" (and one more norm, of the embeddings).
 """
 
 import dataclasses

@@ -64,8 +64,9 @@ class Trainer:
         abstract_state: shapes, dtypes and shardings of the train state.
         init: () -> TrainState.
         train_step: (state, batch) -> (state, metrics); the old state's memory is reused.
-        eval_step: (weights, batch) -> (Sums, predictions [B, T] int32).
-        token_losses: (weights, batch) -> the cross-entropy of every position, [B, T] float32.
+        eval_step: (weights, batch) -> (Sums, predictions [B, N] int32), N = T without `positions`.
+        token_losses: (weights, batch) -> the cross-entropy of every target, [B, N], float32
+            (float64 in a float64 model).
         finite_gradients: (state, batch) -> for every weight whether its gradient is finite.
     """
 

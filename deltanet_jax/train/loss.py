@@ -26,11 +26,13 @@ def cross_entropy_sums(
     positions: int,
     pieces: int = 1,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Weighted sums, in float32, of the cross-entropies and of correct predictions of a batch.
+    """Weighted sums of the cross-entropies and of correct predictions of a batch.
+
+    In float32, as all sums here; in float64 for float64 features.
 
     Args:
-        features: the model's last hidden vectors; products run in their dtype, sums in float32.
-        kernel: the head's weights, of any float dtype; their gradient is summed in float32.
+        features: the model's last hidden vectors; products run in their dtype.
+        kernel: the head's weights, of any float dtype.
         targets: ids in 0 .. vocab_size - 1.
         weights: of every prediction; not differentiated.
         positions: columns of a piece whose logits exist at a time.
@@ -57,9 +59,9 @@ def cross_entropy_sums_and_predictions(
 
 
 def cross_entropies(*arrays: Array, positions: int, pieces: int = 1) -> Float[Array, "B T"]:
-    """The cross-entropy of every position in float32, in nats, not weighted; for evaluation.
+    """The cross-entropy of every position, in nats, not weighted; for evaluation.
 
-    Takes the arguments of `cross_entropy_sums`.
+    Takes the arguments of `cross_entropy_sums`; float32 like its sums.
     """
     sizes = pieces, min(positions, arrays[0].shape[1] // pieces)
     return _scan(*arrays, sizes, gradients=False)[1][1]

@@ -36,7 +36,8 @@ def make_schedule(
     return optax.join_schedules([optax.linear_schedule(low, peak, warmup), after], [warmup])
 
 
-# Ends of weights' paths: scales of norms, and what sets the decay of a memory.
+# Ends of weights' paths: scales and biases of norms, biases of decays, time steps and convolutions,
+# and the rates of Gated DeltaNet, KDA and Mamba (RWKV-4's log_decay_rate is not among them).
 NOT_DECAYED = ("scale", "bias", "A_log")
 
 

@@ -93,7 +93,7 @@ def state_shardings(
 def sum_losses(
     graph: nnx.GraphDef, loss_sizes: dict[str, int], weights: dict, batch, dropout_key=None
 ) -> Sums:
-    """Cross-entropy and correct predictions of a batch, summed with its weights, in float32.
+    """Cross-entropy and correct predictions of a batch, summed with its weights.
 
     `loss_sizes`: the "positions" and "pieces" of `cross_entropy_sums`.
     """
