@@ -62,7 +62,9 @@ def cost(config: ModelConfig, seq_len: int) -> Cost:
     model = nnx.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
     sizes = collections.Counter()
     for path, x in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(model))):
-        sizes[path_name(path).rsplit("/", 1)[1]] += int(np.prod(x.shape))
+        *folders, last = path_name(path).split("/")
+        # Hyena's filters are made of positions, once for all rows of a batch.
+        sizes["filter" if "filter" in folders else last] += int(np.prod(x.shape))
     matmul = sizes["kernel"] + (sizes["embedding"] if config.tie_embeddings else 0)
     repeats = config.num_layers // len(config.layer_pattern)
     memory = repeats * sum(m.memory_flops(config.d_model, seq_len) for m in config.layer_pattern)

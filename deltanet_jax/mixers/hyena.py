@@ -6,6 +6,7 @@ Filters are no recurrence of fixed size, so the decoding state is the whole past
 """
 
 import dataclasses
+import math
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -66,7 +67,7 @@ class HyenaConfig(MixerConfig):
         """See base.py: a transform there and one back, each 2.5 n log2(n) for n = 2 seq_len real
         numbers, of every product of k and v; the filters' own are not counted."""
         products = d_model * d_model // (self.num_heads or d_model)
-        return 3.0 * products * (2 * 2.5 * 2 * ((seq_len - 1).bit_length() + 1) + 3)
+        return 3.0 * products * (2 * 2.5 * 2 * math.log2(2 * seq_len) + 3)
 
 
 class HyenaState(NamedTuple):

@@ -60,6 +60,20 @@ def test_mixers_of_a_pattern_are_added_up():
     assert tied.flops == cost(both, 32).flops  # the head multiplies, whosever weights it has
 
 
+def test_hyena_counts_two_transforms_of_twice_the_length():
+    """n = 32 numbers of 16 tokens: 2.5 n log2(n) each, and three products, backward twice more."""
+    assert MIXERS["hyena"].memory_flops(16, 16) == 3 * 16 * (2 * 2.5 * 32 * 5 / 16 + 3)
+
+
+def test_the_weights_of_filters_multiply_no_tokens():
+    """Positions alone, once for all rows: q, k, v, output (and head) are what tokens meet."""
+    narrow = small_config(MIXERS["hyena"], mlp_hidden_size=0)
+    wide = small_config(MIXERS["hyena"].replace(filter_hidden=64), mlp_hidden_size=0)
+    assert cost(narrow, 32).matmul_parameters == 2 * 4 * 16 * 16 + 16 * 32
+    assert cost(narrow, 32).parameters < cost(wide, 32).parameters
+    assert cost(narrow, 32).flops == cost(wide, 32).flops
+
+
 @pytest.mark.parametrize(("param_dtype", "own"), [("bfloat16", 2), ("float32", 4)])
 def test_accumulated_gradients_take_four_bytes_beside_a_parts_own(param_dtype, own):
     config = TrainConfig(batch_size=2, accumulation_steps=2, mesh=MeshConfig(data=1))
