@@ -7,6 +7,7 @@ lines with a "prompt") give JSON lines with "prompt" and "completion", several a
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -110,6 +111,8 @@ def main(argv: list[str]) -> None:
         _, config, model = restore_model(Path(values.workdir))
         tokenizer = tokenizer_of(config, values.tokenizer)
         if not values.prompts_file:
+            # Which kernels are chosen would be said in the middle of the text.
+            logging.getLogger("pallas_kernels").setLevel(logging.WARNING)
             print(values.prompt, end="", flush=True)
             completions(model, tokenizer, prompts, values)
             print()

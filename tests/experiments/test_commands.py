@@ -140,6 +140,7 @@ def test_generate_shows_what_a_model_writes(language_model):
     done = run("generate", f"--workdir={workdir}", "--prompt=", *options)
     _, _, *sample = trained.stdout.splitlines()
     assert done.stdout.splitlines() == sample[:-1]
+    assert "using implementation" not in done.stderr  # a terminal shows both
 
 
 def test_evaluation_without_a_run_is_refused(tmp_path):
