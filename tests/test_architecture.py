@@ -3,11 +3,15 @@
 """The import arrows point one way, files carry their header, README tells the truth."""
 
 import ast
+import itertools
 import re
+import tomllib
 import types
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from experiments.faults.run import make_faults
 from experiments.flags import GROUPS, SWEEP
@@ -111,6 +115,24 @@ def test_every_file_has_its_header():
 def test_files_stay_readable():
     for path in SOURCES:
         assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_what_is_pinned_is_in_a_range_of_the_package():
+    """So that `pip install .[triton]` takes what `make install GPU=1` does, or near it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = {}
+    for text in itertools.chain(
+        project["dependencies"], *project["optional-dependencies"].values()
+    ):
+        wanted = Requirement(text)
+        ranges[wanted.name] = ranges.get(wanted.name, SpecifierSet()) & wanted.specifier
+    for name in ("requirements.txt", "requirements-gpu.txt"):
+        for line in (ROOT / name).read_text().splitlines():
+            if line and not line.startswith("#"):
+                pin = Requirement(line)
+                (version,) = (part.version for part in pin.specifier)
+                assert pin.name in ranges and ranges[pin.name].contains(version), line
+    assert not ranges["triton"].contains("3.7.0")
 
 
 def documents():
