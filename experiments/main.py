@@ -71,6 +71,8 @@ def main(argv: list[str]) -> None:
             config = _run_config(workdir, values)
             print(dry_run.report(config, values.device_memory_gib))
             return
+        if values.device_memory_gib is not None:
+            raise ValueError("device_memory_gib: wanted --dry_run with it, got none")
         platform.configure_from_flags(values)
         distributed.start(values.distributed, values.heartbeat_seconds)
         stop = Stop()

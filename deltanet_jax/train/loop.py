@@ -151,7 +151,8 @@ def train(
             A resumed run must bring the same. What the file of an earlier version does not name
             has its default.
         name: the progress bar's.
-        profile_steps: first and last step to trace, into `workdir`/profile (XProf's format).
+        profile_steps: first and last step to trace, counted from 1, into `workdir`/profile (XProf's
+            format).
         wandb_project: also log there; the run's id is kept in `workdir`, so a resumed run goes on
             in the same place.
         stop: asks the run to save and end.
@@ -163,7 +164,8 @@ def train(
         The last evaluation: "loss", "accuracy" and the task's own figures.
     Raises:
         ValueError: the config does not fit the devices, or differs from the one in `workdir`; the
-            weights are float16; `workdir` is not writable, too small for a checkpoint, or in use.
+            weights are float16; `profile_steps` go beyond the last step; `workdir` is not writable,
+            too small for a checkpoint, or in use.
         Interrupted: `stop` was asked; everything is saved.
         SkippedSteps: a FloatingPointError; too many steps in a row were not finite. The last of
             them is kept in `workdir`/replay, by `deltanet_jax.train.replay`.
@@ -174,6 +176,10 @@ def train(
     if task.vocab_size != model_config.vocab_size:
         raise ValueError(
             f"vocab_size: wanted the task's {task.vocab_size}, got {model_config.vocab_size}"
+        )
+    if profile_steps is not None and profile_steps[1] > config.num_steps:
+        raise ValueError(
+            f"profile_steps: wanted steps of num_steps = {config.num_steps}, got {profile_steps[1]}"
         )
     check_param_dtype(model_config.param_dtype)
     trainer = Trainer(model_config, config)

@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh
 
 from deltanet_jax.model import LanguageModel
 from deltanet_jax.sharding import MESH_AXES, check_batch_size, weight_shardings
-from experiments import command
+from experiments import command, main
 from experiments.distributed import start
 from experiments.dry_run import explained_out_of_memory, report
 from experiments.flags import GROUPS, run_config_from_flags, whole_numbers
@@ -238,6 +238,14 @@ def test_lists_of_numbers_name_the_flag(monkeypatch, name, flag):
     with pytest.raises(SystemExit, match=f"error: {flag}: wanted positive whole numbers, got '9,x"):
         module.main([])
     assert whole_numbers("tokens", ["9", "10"]) == [9, 10]
+
+
+def test_device_memory_without_a_plan_is_refused(monkeypatch):
+    values = types.SimpleNamespace(workdir="run", dry_run=0, device_memory_gib=80.0)
+    monkeypatch.setattr(main.flags, "FLAGS", values)
+    monkeypatch.setattr(main, "explain", str)
+    with pytest.raises(SystemExit, match="^error: device_memory_gib: wanted --dry_run with it"):
+        main.main([])
 
 
 @pytest.mark.parametrize("value", ["yes", "host,2,0", "host:1,2", "host:1,2,2", "host:1,two,0"])

@@ -137,6 +137,8 @@ def test_float16_weights_are_not_trained(tmp_path):
 def test_a_task_of_another_vocabulary_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="vocab_size: wanted the task's 64, got 32"):
         train(MODEL, CONFIG, small_task(vocab_size=64).make(), tmp_path / "new")
+    with pytest.raises(ValueError, match="profile_steps: wanted steps of num_steps = .*, got 901"):
+        train(MODEL, CONFIG, small_task().make(), tmp_path / "new", profile_steps=(900, 901))
     assert not (tmp_path / "new").exists()
 
 
