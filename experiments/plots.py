@@ -24,7 +24,7 @@ def save_accuracy_plot(
 ) -> Path:
     """Held-out accuracy against steps, a line a model."""
     figure, axes = _figure()
-    for colour, (name, points) in zip(COLOURS, curves.items(), strict=False):
+    for colour, (name, points) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):
         steps, accuracies = zip(*points, strict=True)
         percent = [100 * a for a in accuracies]
         axes.plot(steps, percent, label=name, color=colour, marker="o", markersize=3)
@@ -59,7 +59,8 @@ def save_loss_plot(path: Path, rows: list[dict]) -> Path:
 def save_speedup_plot(path: Path, rows: list[dict], device: str) -> Path:
     """Speed of the chunkwise over the recurrent form by length, a line a head size."""
     figure, axes = _figure()
-    for colour, size in zip(COLOURS, sorted({r["head_dim"] for r in rows}), strict=False):
+    sizes = sorted({r["head_dim"] for r in rows})
+    for colour, size in zip(itertools.cycle(COLOURS), sizes, strict=False):
         points = sorted((r["length"], r["speedup"]) for r in rows if r["head_dim"] == size)
         axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=f"head size {size}")
     axes.set_xscale("log", base=2)
@@ -123,7 +124,9 @@ def save_times_plot(path: Path, cases: dict[tuple, dict[str, dict]], ours: tuple
 def save_throughput_plot(path: Path, curves: dict[str, dict[int, float]]) -> Path:
     """Tokens a second against a row's length. `curves`: name -> length -> tokens a second."""
     figure, axes = _figure()
-    for colour, (name, points) in zip(COLOURS, sorted(curves.items()), strict=False):
+    for colour, (name, points) in zip(
+        itertools.cycle(COLOURS), sorted(curves.items()), strict=False
+    ):
         lengths = sorted(points)
         heights = [points[length] / 1e3 for length in lengths]
         axes.plot(lengths, heights, marker="o", markersize=4, color=colour, label=name)
@@ -162,7 +165,9 @@ def save_recurrent_plot(
             bars.setdefault(label, {})[size] = value
     sizes = sorted(measured)
     width = 0.8 / len(bars)
-    for i, (colour, (name, values)) in enumerate(zip(COLOURS, bars.items(), strict=False)):
+    for i, (colour, (name, values)) in enumerate(
+        zip(itertools.cycle(COLOURS), bars.items(), strict=False)
+    ):
         places = [n + (i - (len(bars) - 1) / 2) * width for n, s in enumerate(sizes) if s in values]
         heights = [values[s] for s in sizes if s in values]
         drawn = axes.bar(places, heights, width, color=colour, label=name)
@@ -184,7 +189,7 @@ def save_suite_plot(
     """Scores in percent against `label`, a colour a model: ours as lines, the paper's dashed."""
     figure, axes = _figure(7.0)
     names = [*ours, *(name for name in paper if name not in ours)]
-    for name, colour in zip(names, itertools.cycle(plt.colormaps["tab10"].colors), strict=False):
+    for colour, name in zip(itertools.cycle(plt.colormaps["tab10"].colors), names, strict=False):
         for side, style, whose in ((ours, "-", "ours"), (paper, "--", "paper")):
             points = sorted((int(x), y) for x, y in side.get(name, {}).items())
             if points:
@@ -211,10 +216,10 @@ def save_curves(
     logarithmic: bool = False,
     line_at: float | None = None,
 ) -> Path:
-    """A line for each of up to ten names; both axes logarithmic or neither, a mark at `line_at`."""
+    """A line for each name; both axes logarithmic or neither, a mark at `line_at`."""
     figure, axes = _figure(7.0)
-    colours = plt.colormaps["tab10"].colors
-    for (name, points), colour in zip(curves.items(), colours, strict=False):
+    colours = itertools.cycle(plt.colormaps["tab10"].colors)
+    for colour, (name, points) in zip(colours, curves.items(), strict=False):
         axes.plot(*zip(*points, strict=True), color=colour, lw=1.2, label=name)
     if logarithmic:
         axes.set_xscale("log", base=2)
