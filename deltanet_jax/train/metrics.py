@@ -72,7 +72,7 @@ def _start_wandb(directory: Path, project: str, config: dict | None):
     try:
         import wandb
     except ModuleNotFoundError:
-        raise ValueError("wandb_project: needs the package wandb, which is not here") from None
+        raise ValueError("wandb_project: wanted the package wandb: pip install wandb") from None
     path = directory / "wandb_id.txt"
     if not path.exists():
         path.write_text(wandb.util.generate_id())
