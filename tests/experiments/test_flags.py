@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from absl import flags
 from flax import nnx
 from jax.sharding import AbstractMesh
 
@@ -220,6 +221,17 @@ def test_what_is_no_flag_is_refused(monkeypatch):
     with pytest.raises(SystemExit, match="^error: wanted flags alone, .*=value, got 'b c'$"):
         command.run(ran.append)
     assert len(ran) == 1
+
+
+def test_a_flag_that_is_no_number_is_refused(monkeypatch):
+    """NaN is beyond no bound of Abseil's: a run with --hang_seconds=nan ended after its start."""
+    values = flags.FlagValues()
+    flags.DEFINE_float("hang_seconds", 1.0, "", 0.0, flag_values=values)
+    values(["main", "--hang_seconds=nan"])
+    monkeypatch.setattr(command.flags, "FLAGS", values)
+    monkeypatch.setattr(command.app, "run", lambda main: main(["main"]))
+    with pytest.raises(SystemExit, match="^error: --hang_seconds: wanted a number, got nan$"):
+        command.run(print)
 
 
 def test_help_shows_the_flags_of_the_command():
