@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from absl import flags
 from flax import nnx
 from jax.sharding import AbstractMesh
 
@@ -225,10 +224,9 @@ def test_what_is_no_flag_is_refused(monkeypatch):
 
 def test_a_flag_that_is_no_number_is_refused(monkeypatch):
     """NaN is beyond no bound of Abseil's: a run with --hang_seconds=nan ended after its start."""
-    values = flags.FlagValues()
-    flags.DEFINE_float("hang_seconds", 1.0, "", 0.0, flag_values=values)
-    values(["main", "--hang_seconds=nan"])
-    monkeypatch.setattr(command.flags, "FLAGS", values)
+    values = {"preset": None, "data": ["a"], "hang_seconds": float("nan")}
+    parsed = {name: types.SimpleNamespace(value=value) for name, value in values.items()}
+    monkeypatch.setattr(command.flags, "FLAGS", parsed)
     monkeypatch.setattr(command.app, "run", lambda main: main(["main"]))
     with pytest.raises(SystemExit, match="^error: --hang_seconds: wanted a number, got nan$"):
         command.run(print)
