@@ -16,7 +16,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """
 
     def checked(argv: list[str]) -> None:
-        if rest := " ".join(argv[1:]):
+        if argv[1:]:
+            rest = " ".join(argv[1:])
             sys.exit(f"error: wanted flags alone, like --name=value, got {rest!r}")
         for name in flags.FLAGS:
             if (value := flags.FLAGS[name].value) != value:
