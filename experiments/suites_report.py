@@ -281,13 +281,13 @@ def mqar_section(records: Sequence[Record], paper: dict) -> list[str]:
 def _with_departures(record: Record) -> Record:
     """Names the model after what is not as in the presets of MQAR."""
     model = record.config.model
-    (mixer,) = model.layer_pattern
+    activations = [getattr(mixer, "qk_activation", "silu") for mixer in model.layer_pattern]
     told = {
         f"{model.num_layers} layers": model.num_layers != 2,
         "LayerNorm": model.norm == "layer",
         "x + norm(x) after mixers": model.identity_mlp,
         f"initial weights of {model.init_std:g}": model.init_std != 0.02,
-        "no SiLU": getattr(mixer, "qk_activation", "silu") == "identity",
+        "no SiLU": "identity" in activations,
     }
     names = ", ".join(name for name, so in told.items() if so)
     return record._replace(model=f"{record.model} (with {names})") if names else record

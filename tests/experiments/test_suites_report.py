@@ -19,11 +19,11 @@ from experiments.suites_report import (
 )
 
 
-def record(folder, preset, scores, learning_rates=(1e-3, 1e-2), model=None, **figures):
+def record(folder, preset, scores, learning_rates=(1e-3, 1e-2), mixers=(), **figures):
     """A sweep over two rates and the seeds of `scores`, of which the second rate is the better."""
     config = PRESETS[preset]()
-    if model is not None:
-        config = config.replace(model=config.model.replace(layer_pattern=(model,)))
+    if mixers:
+        config = config.replace(model=config.model.replace(layer_pattern=mixers))
     folder.mkdir(parents=True)
     members = [
         {"learning_rate": rate, "weight_decay": 0.1, "seed": seed}
@@ -86,6 +86,12 @@ def test_mqar_stands_beside_the_papers(tmp_path):
     save_suite_pictures(tmp_path)
     assert (tmp_path / "mqar.png").stat().st_size > 10_000
     assert not (tmp_path / "regbench.png").exists()
+
+
+def test_a_hybrid_may_be_swept(tmp_path):
+    mixers = DeltaNetConfig(num_heads=2), AttentionConfig(num_heads=2)
+    record(tmp_path / "a", "mqar/t512-d64", [0.9], mixers=mixers)
+    assert len(lines_of(suites_section(tmp_path), "| DeltaNet, conv + Transformer++ | 90.0 /")) == 1
 
 
 def test_other_models_stand_beside_theirs_with_what_was_spent(tmp_path):
@@ -166,7 +172,9 @@ def test_regbench_and_lengths(tmp_path):
     record(tmp_path / "a", "regbench/5000-conv", [0.873])
     lengths = {f"accuracy_{n}x": 1 / n for n in (1, 2, 4, 8)}
     record(tmp_path / "b", "state_tracking/parity", [0.25, 0.0], **lengths)
-    record(tmp_path / "c", "needle/t128", [0.125], model=AttentionConfig(num_heads=2), **lengths)
+    record(
+        tmp_path / "c", "needle/t128", [0.125], mixers=(AttentionConfig(num_heads=2),), **lengths
+    )
     text = suites_section(tmp_path)
     assert text.count("held-out examples, half of them to choose the evaluation;") == 2  # not c
     assert "| DeltaNet, conv | – / 81.3 | 87.3 / 87.3 | – / 88.8 | – / 93.1 |" in text
