@@ -146,6 +146,13 @@ SWEEP = {
     "seeds": (int, "seeds of weights and dropout"),
 }
 
+# Options of a run that a sweep has not, and why.
+NOT_IN_SWEEPS = {
+    "log_every_steps": "logs evaluations alone",
+    "keep_checkpoints": "keeps its newest checkpoint alone",
+    "keep_every_steps": "keeps its newest checkpoint alone",
+}
+
 _DEFINE = {
     "int": flags.DEFINE_integer,
     "float": flags.DEFINE_float,
@@ -337,8 +344,11 @@ def members_from_flags(values: dict[str, Any], config: RunConfig) -> list[Member
 
     Raises:
         ValueError: a list that holds something else, or the same twice; the message starts with
-            the flag's name.
+            the flag's name; or an option that a sweep has not.
     """
+    for name, why in NOT_IN_SWEEPS.items():
+        if values.get(name) is not None:
+            raise ValueError(f"{name}: wanted none, as a sweep {why}, got {values[name]}")
     optimizer, seed = config.train.optimizer, config.train.seed
     lists = [[optimizer.learning_rate], [optimizer.weight_decay], [seed]]
     for i, (name, (kind, _)) in enumerate(SWEEP.items()):

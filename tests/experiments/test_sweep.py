@@ -48,6 +48,11 @@ def test_lists_are_combined():
         ({"seeds": ["1.5"]}, r"^seeds: wanted numbers \(int\), got 1.5"),
         ({"seeds": ["1", "1"]}, "^seeds: wanted different numbers, at least one, got 1,1"),
         ({"seeds": ["1"], "seed": 3}, "^seed: wanted either --seed or --seeds, got both"),
+        ({"keep_checkpoints": 3}, "^keep_checkpoints: wanted none, as a sweep keeps its newest"),
+        (
+            {"log_every_steps": 5},
+            "^log_every_steps: wanted none, as a sweep logs evaluations alone",
+        ),
         ({"seeds": []}, "^seeds: wanted different numbers, at least one, got "),
         ({"weight_decays": ["-1"]}, "^weight_decays: wanted numbers of at least 0, got -1"),
         ({"weight_decays": ["nan"]}, "^weight_decays: wanted numbers of at least 0, got nan"),
