@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Restores a run and evaluates it: python -m experiments.evaluate --workdir=DIR
 
-Prints one JSON line of figures; a language model then continues a prompt with the recurrent
-decoder. With --tasks=lambada,piqa --data=FOLDER, the figures are those of tasks in local files, or
-with --harness of lm-evaluation-harness (experiments/evaluation).
+Prints one JSON line of figures; a byte-level language model then continues a prompt with the
+recurrent decoder. With --tasks=lambada,piqa --data=FOLDER, the figures are those of tasks in local
+files, or with --harness of lm-evaluation-harness (experiments/evaluation).
 
 On a CPU a run's own figures equal, bit for bit, those the training process printed at its end; on
 a GPU XLA's autotuner may choose other matrix products in another process (BUILD.md, known traps).
@@ -60,8 +60,17 @@ def sample_text(config: RunConfig, weights: dict, values: flags.FlagValues) -> s
 
 
 def wants_sample(config: RunConfig, values: flags.FlagValues) -> bool:
-    """Whether the run is a language model of bytes and a sample is asked for."""
-    return config.task.kind == "language_modeling" and values.sample_tokens > 0
+    """Whether the run is a language model of bytes and a sample is asked for.
+
+    Raises ValueError if there is a prompt and the run is none.
+    """
+    of_bytes = config.task.kind == "language_modeling"
+    if values.prompt and not of_bytes:
+        raise ValueError(
+            "prompt: wanted a run on bytes, or experiments.generate, which takes a tokenizer; got "
+            f"the task {config.task.kind!r}"
+        )
+    return of_bytes and values.sample_tokens > 0
 
 
 def print_sample(config: RunConfig, weights: dict, values: flags.FlagValues) -> None:
@@ -80,11 +89,12 @@ def main(argv: list[str]) -> None:
         if (options := TaskOptions.from_flags(values)) is not None:
             print(json.dumps(evaluate_tasks(workdir, options)))
             return
+        sample = wants_sample(read_run_config(workdir), values)
         result, config, weights = evaluate_run(workdir)
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {explain(error)}")
     print(json.dumps(result))
-    if wants_sample(config, values):
+    if sample:
         print_sample(config, weights, values)
 
 

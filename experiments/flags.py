@@ -211,7 +211,7 @@ def define_platform_flags() -> None:
 
 
 def define_sample_flags() -> None:
-    """How language models are sampled at the end."""
+    """How language models are sampled."""
     flags.DEFINE_string("prompt", "", "text to continue; empty starts a document")
     flags.DEFINE_integer("sample_tokens", 300, "tokens to sample; 0 samples none", lower_bound=0)
     flags.DEFINE_float("temperature", 0.8, "of sampling; 0 is greedy", lower_bound=0.0)

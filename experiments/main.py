@@ -3,7 +3,7 @@
 """Trains a preset: python -m experiments.main --preset=NAME --workdir=DIR [--flag=value ...]
 
 The same command on the same workdir resumes, and so does --workdir=DIR alone. Ends with the
-evaluation and, for language models, a continuation sampled from the checkpoint.
+evaluation and, for byte-level language models, a continuation sampled from the checkpoint.
 """
 
 import json
@@ -79,6 +79,7 @@ def main(argv: list[str]) -> None:
         # jax.distributed has a handler of its own, which this one replaces.
         with stop.on_signals(processes=bool(values.distributed)):
             config = _run_config(workdir, values)
+            sample = wants_sample(config, values)
             with dry_run.explained_out_of_memory(config):
                 result = train(
                     config.model,
@@ -97,7 +98,7 @@ def main(argv: list[str]) -> None:
             if jax.process_index() == 0:
                 print(json.dumps(result), flush=True)
             # A sample needs all weights in one process: experiments.evaluate.
-            if jax.process_count() == 1 and wants_sample(config, values):
+            if jax.process_count() == 1 and sample:
                 _, weights = restore_weights(workdir, Trainer(config.model, config.train))
                 print_sample(config, weights, values)
     except ValueError as error:

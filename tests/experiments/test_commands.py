@@ -8,14 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 
 import pytest
 
 from deltanet_jax.train.loop import train
 from deltanet_jax.train.metrics import read_metrics
 from deltanet_jax.train.stop import INTERRUPTED
-from experiments.evaluate import evaluate_run
+from experiments.evaluate import evaluate_run, wants_sample
 from experiments.flags import run_config_from_flags
+from experiments.presets import PRESETS
 
 SMALL = [
     "--num_steps=4",
@@ -141,6 +143,17 @@ def test_generate_shows_what_a_model_writes(language_model):
     _, _, *sample = trained.stdout.splitlines()
     assert done.stdout.splitlines() == sample[:-1]
     assert "using implementation" not in done.stderr  # a terminal shows both
+
+
+def test_a_prompt_for_what_is_no_run_of_bytes_is_refused():
+    """It was passed over, and no sample printed."""
+    values = types.SimpleNamespace(prompt="", sample_tokens=9)
+    tokens, text = PRESETS["deltanet_340m"](), PRESETS["language_modeling/small"]()
+    assert wants_sample(text, values) and not wants_sample(tokens, values)
+    values.prompt = "def "
+    assert wants_sample(text, values)
+    with pytest.raises(ValueError, match="^prompt: wanted a run on bytes, .* the task 'tokens'"):
+        wants_sample(tokens, values)
 
 
 def test_evaluation_without_a_run_is_refused(tmp_path):
