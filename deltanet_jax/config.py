@@ -9,7 +9,6 @@ every default is stated once, there.
 import dataclasses
 import functools
 import json
-import math
 import reprlib
 import types
 import typing
@@ -152,10 +151,10 @@ def check_at_least(config: Config, name: str, minimum: float) -> None:
 
 
 def check_positive(config: Config, name: str) -> None:
-    """Raises ValueError unless the field `name` is a finite number of more than 0."""
+    """Raises ValueError unless the field `name` is a number of its type of more than 0."""
     value = _number(config, name)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: wanted more than 0, and finite, got {value}")
+    if not value > 0:
+        raise ValueError(f"{name}: wanted more than 0, got {value}")
 
 
 def check_one_of(config: Config, name: str, choices: typing.Sequence[object]) -> None:
