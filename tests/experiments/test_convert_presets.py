@@ -39,7 +39,7 @@ OURS = [name for name, run in RUNS.items() if kinds(run) <= KINDS and not run.mo
 
 
 def test_what_is_convertible():
-    assert len([name for name in OURS if name.startswith(PREFIX)]) == 6 + 8
+    assert len([name for name in OURS if name.startswith(PREFIX)]) == 7 + 8
     assert {"deltanet_340m", "deltanet_1b3", "transformer_1b3"} <= {*OURS} and len(OURS) > 20
 
 
